@@ -1,0 +1,273 @@
+"""Content-addressed artifacts: every stage's result is computed once and found again by its key.
+
+A key is the hash of the stage, its version, its configuration and the *content digests* of its
+inputs; paths, resources and times stay outside. Files are written under a unique attempt folder
+and the manifest is published last, in one atomic step: a reader that sees a manifest sees a whole
+artifact, on a local disk as on an object store that cannot rename folders. Readers verify every
+file's digest before they use it.
+
+    <root>/artifacts/<stage>/<key>/<attempt>/<files>
+    <root>/artifacts/<stage>/<key>/manifest.json
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, Self, TypeVar
+
+import pyarrow.fs as pafs
+
+from adapt_ray.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+class Saved(Protocol):
+    """A stage's product: it writes itself into an empty folder and reads itself back."""
+
+    def save(self, folder: Path) -> None:
+        """Write files into an existing, empty folder."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+
+
+T = TypeVar("T", bound=Saved)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What identifies an artifact: ``inputs`` maps a role to the content digest of that input."""
+
+    name: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """The artifact's key, 20 hex digits."""
+        return digest_json([self.name, self.version, self.config, self.inputs])[:20]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was published: file digests, and notes (JSON) about how it came out."""
+
+    stage: str
+    key: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    attempt: str
+    files: Mapping[str, str]
+    notes: Mapping[str, Any] = field(repr=False)  # can be long
+
+    @property
+    def digest(self) -> str:
+        """Content digest of all files, 20 hex digits: what a later stage puts into its key."""
+        return digest_json(self.files)[:20]
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON; a value that is not JSON raises TypeError."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_root(root: str) -> tuple[pafs.FileSystem, str]:
+    """Return the filesystem and path of a storage root: an absolute folder, or a URI.
+
+    Raises InputError when the scheme is unknown or the place cannot be reached.
+    """
+    try:
+        if "://" in root:
+            filesystem, path = pafs.FileSystem.from_uri(root)
+            return filesystem, str(path)
+        return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise InputError(f"storage {root!r} cannot be opened: {error}") from None
+
+
+class ArtifactStore:
+    """Artifacts below one storage root, on any pyarrow filesystem."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._fs, path = open_root(root)
+        self._base = PurePosixPath(path) / "artifacts"
+        self._local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    def find(self, stage: Stage) -> Manifest | None:
+        """Return the manifest of a finished artifact, or None. Files are not verified yet."""
+        path = self._folder(stage) / MANIFEST
+        if self._fs.get_file_info(str(path)).type != pafs.FileType.File:
+            return None
+        with self._fs.open_input_stream(str(path)) as stream:
+            text = stream.read()
+        try:
+            manifest = Manifest(**json.loads(text))
+        except (ValueError, TypeError):
+            raise InputError(
+                f"artifact manifest {path} is damaged; {_remedy(path.parent)}"
+            ) from None
+        if (manifest.stage, manifest.key) != (stage.name, stage.key):
+            raise InputError(
+                f"artifact manifest {path} belongs to {manifest.stage}/{manifest.key}; "
+                f"{_remedy(path.parent)}"
+            )
+        return manifest
+
+    def load(self, kind: type[T], manifest: Manifest) -> T:
+        """Read an artifact after checking every file's digest.
+
+        Raises InputError naming the file whose bytes are missing or changed.
+        """
+        remote = self._base / manifest.stage / manifest.key / _plain(manifest.attempt)
+        if self._local:
+            return kind.load(_verified(Path(str(remote)), manifest))
+        with tempfile.TemporaryDirectory(prefix="adapt_ray-") as folder:
+            for name in manifest.files:
+                pafs.copy_files(
+                    str(remote / _plain(name)),
+                    str(Path(folder) / name),
+                    source_filesystem=self._fs,
+                    destination_filesystem=pafs.LocalFileSystem(),
+                )
+            return kind.load(_verified(Path(folder), manifest))
+
+    def publish(self, stage: Stage, product: Saved, notes: Mapping[str, Any]) -> Manifest:
+        """Store a product under its key; of several racing writers, one artifact remains."""
+        folder = self._folder(stage)
+        attempt = f"attempt-{uuid.uuid4().hex[:12]}"
+        with tempfile.TemporaryDirectory(prefix="adapt_ray-") as scratch:
+            product.save(Path(scratch))
+            files = {
+                path.relative_to(scratch).as_posix(): digest_file(path)
+                for path in sorted(Path(scratch).rglob("*"))
+                if path.is_file()
+            }
+            self._fs.create_dir(str(folder / attempt), recursive=True)
+            pafs.copy_files(
+                scratch,
+                str(folder / attempt),
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=self._fs,
+            )
+        winner = self.find(stage)
+        if winner is not None:
+            self._fs.delete_dir(str(folder / attempt))
+            return winner
+        manifest = Manifest(
+            stage.name,
+            stage.key,
+            stage.version,
+            dict(stage.config),
+            dict(stage.inputs),
+            attempt,
+            files,
+            dict(notes),
+        )
+        content = json.dumps(vars(manifest), indent=1).encode()
+        write_whole(self._fs, str(folder / MANIFEST), content)
+        return manifest
+
+    def verify(self, manifest: Manifest) -> None:
+        """Check every file's digest. Raises InputError naming the one that changed."""
+        folder = self._base / manifest.stage / manifest.key / _plain(manifest.attempt)
+        for name, expected in manifest.files.items():
+            path = folder / _plain(name)
+            _check(str(path), self._digest(str(path)), expected, folder.parent)
+
+    def _digest(self, path: str) -> str | None:
+        if self._fs.get_file_info(path).type != pafs.FileType.File:
+            return None
+        with self._fs.open_input_stream(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def path(self, manifest: Manifest) -> str:
+        """Return where an artifact's files lie, for people."""
+        return str(self._base / manifest.stage / manifest.key / manifest.attempt)
+
+    def _folder(self, stage: Stage) -> PurePosixPath:
+        return self._base / _plain(stage.name) / stage.key
+
+
+def write_whole(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
+    """Write a file so that readers see all of it or nothing.
+
+    Local: beside it, then rename. Object stores make a put visible only when it is complete.
+    """
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        aside.write_bytes(content)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_folder(root: str) -> None:
+    """Delete a folder or the objects below a URI, if there are any."""
+    filesystem, path = open_root(root)
+    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+        filesystem.delete_dir(path)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Move a finished folder into place, replacing what stood there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        target.rename(old)
+        source.rename(target)
+        shutil.rmtree(old)
+    else:
+        source.rename(target)
+
+
+def _verified(folder: Path, manifest: Manifest) -> Path:
+    for name, expected in manifest.files.items():
+        path = folder / _plain(name)
+        found = digest_file(path) if path.is_file() else None
+        _check(str(path), found, expected, folder.parent)
+    return folder
+
+
+def _check(path: str, found: str | None, expected: str, folder: Path | PurePosixPath) -> None:
+    if found is None:
+        raise InputError(f"artifact file {path} is missing; {_remedy(folder)}")
+    if found != expected:
+        raise InputError(
+            f"artifact file {path} changed after it was written: SHA-256 is {found[:12]}, its "
+            f"manifest says {expected[:12]}; {_remedy(folder)}"
+        )
+
+
+def _plain(name: str) -> str:
+    """Refuse names that would leave the artifact's folder."""
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
+        raise InputError(f"artifact file name {name!r} leaves the artifact's folder")
+    return name
+
+
+def _remedy(folder: Path | PurePosixPath) -> str:
+    return f"delete {folder} to have it computed again"

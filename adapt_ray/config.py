@@ -1,0 +1,692 @@
+"""What a run is: frozen, typed models, and the only decoder of recipes and flags.
+
+One schema serves YAML recipes, command-line flags, Tune's proposals, artifact keys and records.
+Precedence: defaults < recipe < flags. Unknown fields are refused with the nearest valid name. A
+field marked ``outside_key`` says where or how fast something runs, never what comes out, and stays
+out of every artifact key and run id.
+"""
+
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adapt_ray.errors import InputError, nearest
+
+Precision = Literal["auto", "fp32", "bf16"]
+Scalar = bool | int | float | str | None
+
+
+class Config(BaseModel):
+    """Base of every section: immutable, refuses unknown fields, rejects NaN and infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+    def key(self) -> dict[str, Any]:
+        """Return the JSON-ready content that identifies results (no paths, no resources)."""
+        outside = {
+            name
+            for name, field in type(self).model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["outside_key"]
+        }
+        return self.model_dump(mode="json", exclude=outside)
+
+
+def _outside_key(default: Any, description: str, **bounds: Any) -> Any:
+    extra: dict[str, Any] = {"outside_key": True}
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
+
+
+class DataConfig(Config):
+    """Which corpus, and how it is split, reduced and balanced."""
+
+    task: str | None = Field(
+        None,
+        description="built-in task (brings its source, markers and preprocessing); 'demo' when "
+        "neither task nor source is given",
+    )
+    source: str | None = _outside_key(
+        None,
+        "a file (.parquet, .jsonl, .csv), a folder of train/dev/test files, a URI of either, or a "
+        "Hugging Face hub id; with a task: where that task's files lie",
+    )
+    hub_config: str | None = Field(None, description="configuration name of a hub dataset")
+    hub_revision: str | None = Field(None, description="commit, tag or branch of a hub dataset")
+    text_column: str = Field("text", description="column with the text")
+    label_column: str = Field("label", description="column with the class name or number")
+    markers: tuple[str, ...] | None = Field(
+        None,
+        description="pairs of opening and closing strings that are no part of any pattern, as "
+        '\'["[[", "]]"]\'; the task\'s own when not given',
+    )
+    oversample: int = Field(
+        0, ge=0, description="repeat rows of smaller training classes up to this many (0: never)"
+    )
+    train_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the training rows to keep, stratified"
+    )
+    resplit_seed: int | None = Field(
+        None, ge=0, description="redraw train, dev and test at their sizes with this seed"
+    )
+    dev_fraction: float = Field(
+        0.1, gt=0, lt=1, description="share of train that becomes dev where a corpus has no dev"
+    )
+
+    @model_validator(mode="after")
+    def _markers_in_pairs(self) -> "DataConfig":
+        if self.markers is not None and len(self.markers) % 2:
+            raise ValueError(
+                f"markers {list(self.markers)} must be pairs of an opening and a closing string"
+            )
+        return self
+
+
+class ModelConfig(Config):
+    """The pretrained model and what is put on top of it."""
+
+    name: str = Field(
+        "minilm",
+        description="'minilm' (MiniLM-L6 from its Python package), a local folder, or a hub id",
+    )
+    pooling: Literal["mean", "cls", "markers"] = Field(
+        "mean",
+        description="what the classification head sees: mean of the states, the first state, or "
+        "the mean beside the states at the task's opening markers",
+    )
+    max_tokens: int = Field(
+        256, ge=8, le=8192, description="longest input in tokens; longer texts are truncated"
+    )
+    positions: Literal["shifted", "shared"] = Field(
+        "shifted",
+        description="position of an inserted token: its own (the paper), or that of the token it "
+        "precedes",
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout of the backbone; the model's own when not given"
+    )
+    head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the classifier")
+    trust_remote_code: bool = Field(
+        False, description="run Python code that a hub model brings along (unsafe)"
+    )
+
+
+class MiningConfig(Config):
+    """Closed frequent token sequences (paper section 3.1)."""
+
+    min_support: int = Field(5, ge=1, description="least number of distinct texts with a pattern")
+    min_length: int = Field(2, ge=1, description="shortest pattern, in tokens")
+    max_length: int = Field(20, ge=1, description="longest pattern, in tokens")
+    max_gap: int | None = Field(
+        1, ge=0, description="most foreign tokens between two items (0: contiguous, null: no limit)"
+    )
+    max_span: int | None = Field(
+        None, ge=1, description="widest occurrence in tokens, both ends counted (null: no limit)"
+    )
+    max_patterns: int = _outside_key(
+        5_000_000, "stop with an error beyond this many patterns", ge=1
+    )
+
+    @model_validator(mode="after")
+    def _lengths_in_order(self) -> "MiningConfig":
+        if self.min_length > self.max_length:
+            raise ValueError(
+                f"min_length {self.min_length} is greater than max_length {self.max_length}"
+            )
+        return self
+
+
+class TokensConfig(Config):
+    """Which patterns become tokens (paper section 3.1; budgets are ours)."""
+
+    score: Literal["gap_corrected", "raw"] = Field(
+        "gap_corrected",
+        description="unigram-normalized perplexity: divided by the chance inflation of gaps, or as "
+        "in the paper",
+    )
+    min_support: int = Field(5, ge=1, description="least support of a pattern to become a token")
+    vocabulary_share: float = Field(
+        0.1, ge=0, le=1, description="most new tokens, as a share of the base vocabulary"
+    )
+    insertion_budget: float = Field(
+        0.05, ge=0, le=1, description="most inserted tokens, as a share of the corpus's tokens"
+    )
+
+
+class SensitivityConfig(Config):
+    """How module sensitivity is measured (paper section 3.2)."""
+
+    head_seed: int = Field(0, ge=0, description="seed of the untrained head that the loss needs")
+
+
+class _Method(Config):
+    task_tokens: bool = Field(False, description="insert the mined task tokens")
+    new_rows: Literal["train", "frozen"] = Field(
+        "train", description="what happens to the embeddings of new tokens"
+    )
+    new_rows_init: Literal["mean", "random"] = Field(
+        "mean",
+        description="new embeddings start as the mean of their subwords, or as N(0, 0.02)",
+    )
+
+
+class FullConfig(_Method):
+    """Full finetuning: every parameter trains."""
+
+    type: Literal["full"] = "full"
+
+
+class AdaptConfig(_Method):
+    """AdaPT: the most sensitive modules, the head and the new token embeddings train."""
+
+    type: Literal["adapt"] = "adapt"
+    task_tokens: bool = Field(True, description="insert the mined task tokens")
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="weight of dispersion against gradient norm in sensitivity"
+    )
+    sparsity: float = Field(
+        0.2, gt=0, le=1, description="share of the model's parameters that may train"
+    )
+    normalisation: Literal["rank", "minmax", "zscore", "none"] = Field(
+        "rank", description="how dispersion and gradient norm are made comparable before mixing"
+    )
+
+
+_METHODS: tuple[type[_Method], ...] = (FullConfig, AdaptConfig)
+MethodConfig = Annotated[FullConfig | AdaptConfig, Field(discriminator="type")]
+
+
+class TrainingConfig(Config):
+    """How a run trains; the same for every method unless a contender says otherwise."""
+
+    epochs: int = Field(3, ge=1, description="passes over the training rows")
+    batch_size: int = Field(16, ge=1, description="examples per optimizer step, over all workers")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps with rising rate")
+    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    precision: Precision = Field(
+        "auto", description="bf16 is autocast over fp32 weights; auto takes it where it is fast"
+    )
+    engine: Literal["plain", "deepspeed"] = Field("plain", description="training engine")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+
+
+class ResourcesConfig(Config):
+    """Where a job runs and how wide; never part of a key."""
+
+    address: str | None = Field(
+        None,
+        description="Ray address to join ('auto', host:port); a local Ray starts when not given "
+        "and RAY_ADDRESS is not set",
+    )
+    workers: int = Field(1, ge=1, description="training workers of one run")
+    cpus_per_worker: float = Field(1, gt=0, description="CPUs (and threads) of one worker")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs of one worker; fractions share one")
+    mining_tasks: int | None = Field(
+        None, ge=1, description="partitions that mining is split into; 8 per CPU when not given"
+    )
+
+
+class Interval(Config):
+    """A continuous search range."""
+
+    low: float = Field(description="lower end")
+    high: float = Field(description="upper end")
+    log: bool = Field(True, description="uniform in the logarithm")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Interval":
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low} must be positive on a logarithmic range")
+        return self
+
+
+Choices = Annotated[tuple[Scalar, ...], Field(min_length=1)]
+Range = Interval | Choices
+
+
+class Contender(Config):
+    """A method that takes part in a comparison, with its own settings and search space."""
+
+    method: MethodConfig = Field(description="the method and its settings")
+    set: dict[str, Scalar] = Field(
+        default_factory=dict,
+        description="fields of model and training that differ for this contender, e.g. "
+        "training.learning_rate",
+    )
+    space: dict[str, Range] = Field(
+        default_factory=dict,
+        description="what a sweep searches: dotted field to a list of choices or {low, high, log}",
+    )
+
+
+def _default_contenders() -> dict[str, Contender]:
+    return {
+        "adapt": Contender(
+            method=AdaptConfig(),
+            space={
+                "method.alpha": Interval(low=1e-3, high=1.0),
+                "method.sparsity": (0.05, 0.1, 0.15, 0.2),
+                "training.learning_rate": Interval(low=5e-5, high=1e-3),
+            },
+        ),
+        "full": Contender(
+            method=FullConfig(),
+            set={"training.learning_rate": 5e-5},
+            space={"training.learning_rate": Interval(low=1e-5, high=3e-4)},
+        ),
+    }
+
+
+class SearchConfig(Config):
+    """How each contender is searched and how the winners are compared."""
+
+    configurations: int = Field(12, ge=1, description="configurations tried per contender")
+    seeds: int = Field(10, ge=1, description="seeds that judge each configuration (0, 1, ...)")
+    final_seeds: int = Field(
+        10, ge=1, description="fresh seeds of the final comparison (100, 101, ...)"
+    )
+    study_seed: int = Field(0, ge=0, description="seed of the sampler's proposals")
+    concurrency: int = Field(
+        1, ge=1, description="configurations of one contender in flight; its proposals wait for all"
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Jobs
+
+
+class Job(Config):
+    """What every job takes."""
+
+    storage: str = _outside_key(
+        "runs", "folder or URI that holds artifacts, records and reports; shared by all nodes"
+    )
+    data: DataConfig = Field(DataConfig(), description="the corpus")
+    resources: ResourcesConfig = _outside_key(ResourcesConfig(), "where and how wide")
+
+
+class MineJob(Job):
+    """Mine closed token sequences from the training texts and select the task tokens."""
+
+    model: ModelConfig = Field(ModelConfig(), description="the pretrained model")
+    mining: MiningConfig = Field(MiningConfig(), description="pattern mining")
+    tokens: TokensConfig = Field(TokensConfig(), description="token selection")
+
+
+class SensitivityJob(MineJob):
+    """Measure dispersion and gradient norm of every module on the training texts."""
+
+    sensitivity: SensitivityConfig = Field(
+        SensitivityConfig(), description="sensitivity measurement"
+    )
+    task_tokens: bool = Field(True, description="measure with the mined task tokens inserted")
+
+
+class _TrainJob(MineJob):
+    sensitivity: SensitivityConfig = Field(
+        SensitivityConfig(), description="sensitivity measurement"
+    )
+    training: TrainingConfig = Field(TrainingConfig(), description="training")
+
+
+class FinetuneJob(_TrainJob):
+    """Train one method with one seed, record it, and optionally export the model."""
+
+    method: MethodConfig = Field(AdaptConfig(), description="the method")
+    seed: int = Field(0, ge=0, description="run seed: initialisation, data order and dropout")
+    test: bool = Field(False, description="also score the test split")
+    export: str | None = _outside_key(None, "folder that receives the trained model")
+
+
+class StabilityJob(_TrainJob):
+    """Run contenders over the same fresh seeds on the test split and report their spread."""
+
+    contenders: dict[str, Contender] = Field(
+        default_factory=_default_contenders, description="the methods to compare", min_length=1
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        tuple(range(100, 110)), description="run seeds, the same for every contender", min_length=1
+    )
+    report: str | None = _outside_key(None, "folder for the report; under the storage by default")
+
+
+class SweepJob(_TrainJob):
+    """Search every contender on the dev split, then compare the winners on the test split."""
+
+    contenders: dict[str, Contender] = Field(
+        default_factory=_default_contenders, description="the methods to compare", min_length=1
+    )
+    search: SearchConfig = Field(SearchConfig(), description="the search")
+    report: str | None = _outside_key(None, "folder for the report; under the storage by default")
+
+
+class ReportJob(Config):
+    """Write tables and figures from records."""
+
+    storage: str = _outside_key("runs", "folder or URI that holds the records")
+    task: str | None = Field(None, description="only records of this task")
+    report: str | None = _outside_key(None, "folder for the report; under the storage by default")
+
+
+# ---------------------------------------------------------------------------------------------
+# Decoding recipes and flags
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Invocation(Generic[C]):
+    """A decoded command line."""
+
+    config: C
+    dry_run: bool
+
+
+def decode(model: type[C], values: Mapping[str, Any], origin: str | Mapping[str, str]) -> C:
+    """Build a config from plain values.
+
+    ``origin`` says where the values came from, for errors: one name, or a mapping from dotted path
+    to name. Raises InputError naming the first bad value, its place and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(model, error, values, origin)) from None
+
+
+def replace(config: C, changes: Mapping[str, Any], origin: str) -> C:
+    """Return a copy with dotted fields changed and everything validated again."""
+    values = config.model_dump(mode="json")
+    for path, value in changes.items():
+        _put(values, path, value)
+    return decode(type(config), values, origin)
+
+
+def parse(model: type[C], argv: Sequence[str], *, prog: str) -> Invocation[C]:
+    """Decode a job's arguments: an optional recipe, then flags.
+
+    Flags are ``--dotted.field value``, ``--dotted.field=value`` or ``dotted.field=value``. Prints
+    help and exits on ``--help``. Raises InputError on anything that the model does not allow.
+    """
+    values: dict[str, Any] = model().model_dump(mode="json")
+    origin: dict[str, str] = {}
+    flags: dict[str, Any] = {}
+    dry_run = False
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if argument in ("-h", "--help"):
+            print(describe(model, prog))
+            raise SystemExit(0)
+        if argument == "--dry-run":
+            dry_run = True
+        elif argument.startswith("--") or "=" in argument:
+            path, equals, text = argument.removeprefix("--").partition("=")
+            if not equals:
+                if not arguments:
+                    raise InputError(f"flag --{path} has no value; see {prog} --help")
+                text = arguments.pop(0)
+            flags[path] = _scalar(path, text)
+            origin[path] = f"flag --{path}"
+        elif argument.endswith((".yaml", ".yml")):
+            recipe = _read_recipe(argument)
+            values = _merge(values, recipe)
+            origin |= {path: f"recipe {argument}" for path, _ in _leaves(recipe)}
+        else:
+            raise InputError(
+                f"argument {argument!r} is neither a recipe (.yaml) nor a flag; see {prog} --help"
+            )
+    _forget_replaced_methods(values, flags)
+    for path, value in flags.items():
+        _put(values, path, value)
+    return Invocation(decode(model, values, origin), dry_run)
+
+
+def describe(model: type[Config], prog: str) -> str:
+    """Return the ``--help`` text of a job: every flag with its type, default and meaning."""
+    lines = [
+        f"usage: {prog} [RECIPE.yaml] [--FIELD VALUE | FIELD=VALUE ...] [--dry-run] [--help]",
+        "",
+        (model.__doc__ or "").strip(),
+        "",
+        "  RECIPE.yaml".ljust(34) + "fields in a file; flags override them",
+        "  --dry-run".ljust(34) + "print the resolved plan and what is already done, run nothing",
+    ]
+    section = None
+    for path, kind, default, description in _fields(model):
+        head = path.rpartition(".")[0]
+        if head != section:
+            section = head
+            lines += ["", f"{section or 'general'}:"]
+        lines.append(f"  --{path} {kind}".ljust(34) + f" {description} [{default}]")
+    return "\n".join(lines)
+
+
+def absolute_storage(storage: str) -> str:
+    """Return a storage location that means the same on every node: absolute, or a URI.
+
+    Raises InputError for a relative folder inside a submitted Ray job, where the working directory
+    is a temporary copy that Ray deletes.
+    """
+    if "://" in storage:
+        return storage
+    path = Path(storage).expanduser()
+    if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise InputError(
+            f"storage {storage!r} is relative, and a submitted job runs in a temporary copy of the "
+            "working directory; give an absolute path or a URI with --storage"
+        )
+    return str(path.resolve())
+
+
+def _read_recipe(path: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"recipe {path!r} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"recipe {path!r} cannot be read: {reason}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {path!r} holds a {type(values).__name__}, not fields with values")
+    return values
+
+
+def _scalar(path: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"flag --{path} has the value {text!r}, which is not YAML") from None
+
+
+# A recipe that names a method or contenders means exactly those: nothing of the defaults shines
+# through. Flags, in contrast, change single fields of whatever stands.
+_REPLACED = ("method", "contenders")
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        if isinstance(old, dict) and isinstance(value, dict) and name not in _REPLACED:
+            value = _merge(old, value)
+        merged[name] = value
+    return merged
+
+
+def _put(values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError(f"field {path!r}: {parent!r} is a value, it has no fields")
+        values = child
+    values[last] = value
+
+
+def _forget_replaced_methods(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """Drop a recipe's method fields where a flag switches the method's type."""
+    for path, value in flags.items():
+        if path == "method.type":
+            method = values.get("method")
+            if isinstance(method, dict) and method.get("type") != value:
+                values["method"] = {}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}.")
+        yield path, value
+
+
+def _models_in(annotation: Any) -> list[type[Config]]:
+    """Return the config classes that an annotation names (a section, or a union's members)."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _models_in(typing.get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [m for member in typing.get_args(annotation) for m in _models_in(member)]
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return []
+
+
+def _fields(model: type[Config], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield path, type, default and meaning of every flag; scalars before sections."""
+    sections = []
+    for name, field in model.model_fields.items():
+        nested = _models_in(field.annotation)
+        if nested:
+            sections.append((name, nested))
+            continue
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, dict):
+            default = ", ".join(default) or "none"
+        yield f"{prefix}{name}", _kind(field.annotation), str(default), field.description or ""
+    for name, nested in sections:
+        if len(nested) > 1:
+            tags = "|".join(str(m.model_fields["type"].default) for m in nested)
+            yield f"{prefix}{name}.type", tags, "", "which one; its own fields follow"
+        seen = {"type"} if len(nested) > 1 else set()
+        for member in nested:
+            for path, kind, default, description in _fields(member, f"{prefix}{name}."):
+                if path.rpartition(".")[2] not in seen:
+                    seen.add(path.rpartition(".")[2])
+                    only = f"({member.model_fields['type'].default}) " if len(nested) > 1 else ""
+                    shared = all(path.rpartition(".")[2] in m.model_fields for m in nested)
+                    yield path, kind, default, ("" if shared else only) + description
+
+
+def _kind(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin is Literal:
+        return "|".join(str(a) for a in arguments)
+    if origin in (Union, types.UnionType):
+        return "|".join(_kind(a) for a in arguments if a is not type(None))
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is tuple:
+        return "LIST"
+    if origin is dict:
+        return "MAP"
+    return getattr(annotation, "__name__", str(annotation)).upper()
+
+
+def _explain(
+    model: type[Config],
+    error: ValidationError,
+    values: Mapping[str, Any],
+    origin: str | Mapping[str, str],
+) -> str:
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    path = _written_path(location, values)
+    where = _origin_of(path, origin)
+    if problem["type"] == "extra_forbidden":
+        section, _, name = path.rpartition(".")
+        allowed = _names_at(model, section, values)
+        place = f"section {section!r}" if section else "the job"
+        return (
+            f"unknown field {path!r} ({where}){nearest(name, allowed)}; "
+            f"{place} takes {', '.join(allowed)}"
+        )
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        given = problem["input"].get("type") if isinstance(problem["input"], dict) else None
+        tags = [t.strip("' ") for t in problem.get("ctx", {}).get("expected_tags", "").split(",")]
+        tags = [t for t in tags if t] or [m.model_fields["type"].default for m in _METHODS]
+        where = _origin_of(f"{path}.type", origin)
+        return (
+            f"{path}.type is {given!r} ({where}){nearest(str(given), tags)}; "
+            f"allowed: {', '.join(tags)}"
+        )
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = "" if problem["type"] == "missing" else f" is {problem['input']!r}"
+    if problem["type"] == "value_error":
+        given = ""
+    return f"{path or 'configuration'}{given} ({where}): {message}"
+
+
+def _written_path(location: list[str], values: Any) -> str:
+    """Return the path as the user wrote it, without pydantic's union member names."""
+    path = []
+    for part in location:
+        if isinstance(values, Mapping):
+            if part not in values and part != location[-1]:
+                continue
+            values = values.get(part)
+        elif not part.isdigit():
+            continue
+        path.append(part)
+    return ".".join(path)
+
+
+def _origin_of(path: str, origin: str | Mapping[str, str]) -> str:
+    """Return where a field's value came from: set itself, by a parent, or by one of its fields."""
+    if isinstance(origin, str):
+        return origin
+    inside = [name for field, name in origin.items() if field.startswith(f"{path}.")]
+    while path:
+        if path in origin:
+            return origin[path]
+        path = path.rpartition(".")[0]
+    return inside[0] if inside else "default"
+
+
+def _names_at(model: type[Config], section: str, values: Mapping[str, Any]) -> list[str]:
+    models: list[type[Config]] = [model]
+    here: Any = values
+    for part in section.split(".") if section else []:
+        here = here.get(part) if isinstance(here, Mapping) else None
+        found = []
+        for candidate in models:
+            field = candidate.model_fields.get(part)
+            if field is not None:
+                found += _models_in(field.annotation) or _mapped_models(field.annotation)
+            else:
+                found.append(candidate)  # a key of a mapping of sections
+        models = found
+    tag = here.get("type") if isinstance(here, Mapping) else None
+    tagged = [m for m in models if "type" in m.model_fields]
+    chosen = [m for m in tagged if m.model_fields["type"].default == tag] or models
+    return list(dict.fromkeys(name for m in chosen for name in m.model_fields))
+
+
+def _mapped_models(annotation: Any) -> list[type[Config]]:
+    if typing.get_origin(annotation) is dict:
+        return _models_in(typing.get_args(annotation)[1])
+    return []

@@ -1,0 +1,85 @@
+"""Turning a contender and proposed values into the method and training settings of a run."""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+from adapt_ray.adaptation import needs_selection
+from adapt_ray.config import (
+    AdaptConfig,
+    Contender,
+    Interval,
+    MethodConfig,
+    ModelConfig,
+    Scalar,
+    TrainingConfig,
+    replace,
+)
+from adapt_ray.errors import InputError
+from adapt_ray.modeling import capacity
+from adapt_ray.selection import check_share
+
+# A contender that differs in these measures sensitivity on other inputs: that is another contender.
+_FIXED = ("method.type", "method.task_tokens", "method.new_rows", "method.new_rows_init")
+
+
+def settings(
+    contender: Contender, training: TrainingConfig, values: Mapping[str, Scalar], origin: str
+) -> tuple[MethodConfig, TrainingConfig]:
+    """Apply a contender's own settings, then proposed values, to the job's training section.
+
+    Raises InputError for a field that is neither ``method.*`` nor ``training.*``, or whose value
+    is not allowed.
+    """
+    method = contender.method
+    for path, value in {**contender.set, **values}.items():
+        section, _, field = path.partition(".")
+        if section == "training" and field:
+            training = replace(training, {field: value}, origin)
+        elif section == "method" and field:
+            method = replace(method, {field: value}, origin)
+        else:
+            raise InputError(
+                f"{origin}: field {path!r} cannot differ between contenders; only method.* and "
+                "training.* can"
+            )
+    return method, training
+
+
+def check_contender(name: str, contender: Contender, training: TrainingConfig) -> None:
+    """Check every corner of a contender's search space before anything expensive starts."""
+    origin = f"contender {name!r}"
+    for path in contender.space:
+        if path in _FIXED:
+            raise InputError(
+                f"{origin}: {path!r} cannot be searched; make a contender of each of its values"
+            )
+    for values in _corners(contender):
+        settings(contender, training, values, origin)
+
+
+def check_budget(origin: str, method: MethodConfig, model: ModelConfig) -> None:
+    """Raise InputError when a method asks for more parameters than a model's modules hold."""
+    if needs_selection(method) and isinstance(method, AdaptConfig):
+        selectable, original = capacity(model)
+        try:
+            check_share(method.sparsity, selectable, original)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}") from None
+
+
+def methods_of(contender: Contender, training: TrainingConfig) -> Iterator[MethodConfig]:
+    """Yield the method at every corner of a contender's search space."""
+    for values in _corners(contender):
+        yield settings(contender, training, values, "contender")[0]
+
+
+def _corners(contender: Contender) -> Iterator[dict[str, Scalar]]:
+    """Yield the extreme values of intervals with every choice of the first difference."""
+    names = list(contender.space)
+    ends = [_ends(contender.space[name]) for name in names]
+    for values in product(*ends):
+        yield dict(zip(names, values, strict=True))
+
+
+def _ends(values: Interval | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+    return (values.low, values.high) if isinstance(values, Interval) else values

@@ -1,0 +1,249 @@
+"""A labelled corpus in three splits: resolved, checked, split, reduced and balanced."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adapt_ray import seeding
+from adapt_ray.artifacts import digest_json
+from adapt_ray.config import DataConfig
+from adapt_ray.data.cleaning import text_ids
+from adapt_ray.data.sources import Rows, read_source
+from adapt_ray.data.splitting import hold_out, oversample
+from adapt_ray.data.synthetic import demo_rows
+from adapt_ray.data.tasks import DEMO, Task, find_task, within_limits
+from adapt_ray.errors import InputError, nearest
+
+Ints = npt.NDArray[np.int64]
+
+SPLITS = ("train", "dev", "test")
+TRAIN_FILE = "train.parquet"
+_FACTS = "corpus.json"
+_TEST_FRACTION = 0.2  # share of train that becomes test where a corpus has none
+_COLUMNS: Mapping[str, pa.DataType] = {
+    "text": pa.string(),
+    "label": pa.int64(),
+    "row_id": pa.int64(),
+    "text_id": pa.int64(),
+}
+_SCHEMA = pa.schema(_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split. Oversampled rows repeat their ids."""
+
+    texts: tuple[str, ...]
+    labels: Ints  # [n], index into the corpus's label names
+    row_ids: Ints  # [n], number of the original row, counted through all splits of the source
+    text_ids: Ints  # [n], equal where the normalised text is equal, across splits
+
+    def __post_init__(self) -> None:
+        if {len(self.texts), len(self.row_ids), len(self.text_ids)} != {len(self.labels)}:
+            raise ValueError("texts, labels and ids of a split differ in length")
+
+    def take(self, rows: Ints) -> "Split":
+        """Return the rows with these numbers, in this order."""
+        texts = tuple(self.texts[row] for row in rows)
+        return Split(texts, self.labels[rows], self.row_ids[rows], self.text_ids[rows])
+
+    def table(self) -> pa.Table:
+        """Return the rows as a table with columns text, label, row_id, text_id."""
+        columns = [pa.array(self.texts, pa.string()), self.labels, self.row_ids, self.text_ids]
+        return pa.table(columns, schema=_SCHEMA)
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Split":
+        """Return the split of a table that :meth:`table` made; ValueError for another schema."""
+        if not table.schema.equals(_SCHEMA):
+            raise ValueError(f"columns are {table.schema.names}, not {_SCHEMA.names} as written")
+        ids = [np.array(table[name]) for name in _SCHEMA.names[1:]]
+        return cls(tuple(map(str, table["text"].to_pylist())), *ids)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A classification task: its label names, markers, and the splits train, dev and test."""
+
+    name: str
+    label_names: tuple[str, ...]
+    markers: tuple[str, ...]  # pairs of opening and closing; no part of any pattern
+    splits: Mapping[str, Split]
+
+    def __post_init__(self) -> None:
+        if set(self.splits) != set(SPLITS):
+            raise ValueError(f"a corpus has the splits {SPLITS}, not {tuple(self.splits)}")
+        for name, split in self.splits.items():
+            if not len(split.labels):
+                raise ValueError(f"{name} has no rows")
+            if split.labels.min() < 0 or split.labels.max() >= len(self.label_names):
+                raise ValueError(f"{name} has labels outside 0 to {len(self.label_names) - 1}")
+
+    def digest(self) -> str:
+        """Return a hash of the whole content, 64 hex digits."""
+        splits = {name: self.splits[name].table().to_pydict() for name in SPLITS}
+        return digest_json([self._facts(), splits])
+
+    def save(self, folder: Path) -> None:
+        """Write one parquet file a split and ``corpus.json`` into an existing folder."""
+        for name in SPLITS:
+            table = self.splits[name].table()
+            pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+        (folder / _FACTS).write_text(json.dumps(self._facts(), indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Corpus":
+        """Read what :meth:`save` wrote. Raises InputError for files that are no corpus."""
+        try:
+            facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+            names, markers = tuple(facts["label_names"]), tuple(facts["markers"])
+            splits = {
+                name: Split.of(pq.ParquetFile(folder / f"{name}.parquet").read()) for name in SPLITS
+            }
+            return cls(facts["name"], names, markers, splits)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"folder {str(folder)!r} holds no saved corpus: {reason}") from None
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "label_names": list(self.label_names),
+            "markers": list(self.markers),
+        }
+
+
+def load_corpus(config: DataConfig) -> Corpus:
+    """Read a corpus and prepare it as configured; the same configuration gives the same corpus.
+
+    Without task and source it is the generated demo. A source without test rows gives 20% of its
+    train rows as test; one without dev rows then ``dev_fraction`` of train as dev. Both draws, like
+    a resplit, keep class shares and put equal texts (normalised, markers removed) on one side.
+    Then train is reduced (``train_fraction``) and oversampled, in this order. Label names are
+    sorted strings: the class names of a hub dataset, or the labels as written.
+
+    Raises InputError for everything about the data that makes it unusable.
+    """
+    task = None if config.source and not config.task else find_task(config.task or DEMO)
+    name, rows = _read(config, task)
+    markers = config.markers
+    if markers is None:
+        markers = task.markers if task else ()
+    label_names = _label_names(name, rows)
+    splits = _numbered(rows, label_names, markers)
+    if "test" not in splits:
+        splits |= _carve(name, splits["train"], "test", _TEST_FRACTION)
+    if "dev" not in splits:
+        splits |= _carve(name, splits["train"], "dev", config.dev_fraction)
+    if config.resplit_seed is not None:
+        splits = _resplit(name, splits, config.resplit_seed)
+    splits["train"] = _balanced(_reduced(splits["train"], config), config)
+    return Corpus(name, label_names, markers, {name: splits[name] for name in SPLITS})
+
+
+def _read(config: DataConfig, task: Task | None) -> tuple[str, dict[str, Rows]]:
+    source = config.source or (task.hub_id if task else None) or ""
+    if task is None:
+        return PurePosixPath(source.rstrip("/")).stem, read_source(source, config)
+    if task.name == DEMO:
+        if source:
+            raise InputError(
+                f"task {DEMO!r} is generated and reads no source, but data.source is {source!r}; "
+                "leave one of them out"
+            )
+        return DEMO, demo_rows()
+    if not source:
+        raise InputError(
+            f"task {task.name!r} has no known hub copy; give data.source, a folder with its train, "
+            "dev and test files"
+        )
+    rows = read_source(source, config)
+    return task.name, {split: _limited(task, split, found) for split, found in rows.items()}
+
+
+def _limited(task: Task, split: str, rows: Rows) -> Rows:
+    kept = within_limits(task, split, rows.labels)
+    return Rows(tuple(rows.texts[i] for i in kept), tuple(rows.labels[i] for i in kept))
+
+
+def _label_names(name: str, rows: Mapping[str, Rows]) -> tuple[str, ...]:
+    names = tuple(sorted(set(rows["train"].labels)))
+    if len(names) < 2:
+        raise InputError(
+            f"train of {name} has one class only, {names[0]!r}; a classifier needs two or more"
+        )
+    for split, found in rows.items():
+        foreign = sorted(set(found.labels) - set(names))
+        if foreign:
+            raise InputError(
+                f"{split} of {name} has label {foreign[0]!r}, which train lacks"
+                f"{nearest(foreign[0], names)}; train has {', '.join(names)}"
+            )
+    return names
+
+
+def _numbered(
+    rows: Mapping[str, Rows], label_names: tuple[str, ...], markers: tuple[str, ...]
+) -> dict[str, Split]:
+    """Number labels, and rows and texts through all splits in the order train, dev, test."""
+    present = [name for name in SPLITS if name in rows]
+    every = text_ids((text for name in present for text in rows[name].texts), markers)
+    index = {label: i for i, label in enumerate(label_names)}
+    splits = {}
+    start = 0
+    for name in present:
+        texts = rows[name].texts
+        labels = np.array([index[label] for label in rows[name].labels], dtype=np.int64)
+        row_ids = np.arange(start, start + len(texts), dtype=np.int64)
+        splits[name] = Split(texts, labels, row_ids, every[row_ids])
+        start += len(texts)
+    return splits
+
+
+def _carve(name: str, train: Split, part: str, fraction: float) -> dict[str, Split]:
+    """Divide train into ``train`` and ``part``; always the same rows of the same train."""
+    rng = seeding.generator(0, "resplit", "carve", part)
+    size = round(fraction * len(train.labels))
+    return _divide(name, train, part, size, rng)
+
+
+def _divide(
+    name: str, rows: Split, part: str, size: int, rng: np.random.Generator
+) -> dict[str, Split]:
+    drawn = hold_out(rows.labels, rows.text_ids, size, rng)
+    if not drawn.any():
+        texts = len(np.unique(rows.text_ids))
+        raise InputError(
+            f"{name} is too small to take {size} rows of {part} from {len(rows.labels)} rows with "
+            f"{texts} distinct texts, leaving every class a row; give more rows or a {part} file"
+        )
+    return {part: rows.take(np.flatnonzero(drawn)), "train": rows.take(np.flatnonzero(~drawn))}
+
+
+def _resplit(name: str, splits: Mapping[str, Split], seed: int) -> dict[str, Split]:
+    """Pool all rows and draw test, then dev, at their sizes."""
+    pool = Split.of(pa.concat_tables([splits[part].table() for part in SPLITS]))
+    found = {"train": pool}
+    for part in ("test", "dev"):
+        rng = seeding.generator(seed, "resplit", part)
+        found |= _divide(name, found["train"], part, len(splits[part].labels), rng)
+    return found
+
+
+def _reduced(train: Split, config: DataConfig) -> Split:
+    """Keep a stratified share of train, at least one row of every class."""
+    rows = np.arange(len(train.labels))
+    dropped = len(rows) - round(config.train_fraction * len(rows))
+    rng = seeding.generator(config.resplit_seed or 0, "subsample")
+    return train.take(np.flatnonzero(~hold_out(train.labels, rows, dropped, rng)))
+
+
+def _balanced(train: Split, config: DataConfig) -> Split:
+    rng = seeding.generator(config.resplit_seed or 0, "subsample", "oversample")
+    return train.take(oversample(train.labels, config.oversample, rng))

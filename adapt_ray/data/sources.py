@@ -1,0 +1,291 @@
+"""Reading labelled rows from files, folders, object stores and the Hugging Face hub.
+
+Whatever a user can get wrong about them is found here, before anything expensive starts.
+"""
+
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+from adapt_ray.config import DataConfig
+from adapt_ray.errors import InputError, nearest
+
+_BLOCK = 1 << 26  # bytes; pyarrow refuses a row that is longer than its read block
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split: checked, nothing empty, labels as names."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One table of a split, and what to call it in an error."""
+
+    origin: str
+    table: pa.Table
+
+
+def read_source(source: str, config: DataConfig) -> dict[str, Rows]:
+    """Read a source's splits ("train", and "dev" and "test" where it has them).
+
+    A source is a file (all of it train), a folder, a URI of either, or a hub id; ``config`` gives
+    columns and the hub's configuration and revision. Raises InputError for a source that is
+    missing, unreadable, or holds no usable texts and labels.
+    """
+    if not looks_like_path(source):
+        parts = read_hub(source, config.hub_config, config.hub_revision)
+    elif config.hub_config or config.hub_revision:
+        raise InputError(
+            f"data.hub_config and data.hub_revision are for hub ids, but source {source!r} is a "
+            "path; leave them out"
+        )
+    else:
+        parts = _read_path(source)
+    return {split: _rows(found, config) for split, found in parts.items()}
+
+
+def looks_like_path(source: str) -> bool:
+    """Return whether a source is a path or URI; a hub id is ``owner/name`` otherwise.
+
+    A name below a folder that exists is a path, so that a misspelt one is not sought on the hub.
+    """
+    return (
+        source.startswith(("./", "../", "/", "~"))
+        or "://" in source
+        or re.fullmatch(r"\.[a-z]{2,7}", PurePosixPath(source).suffix) is not None
+        or re.fullmatch(r"[\w.-]+/[\w.-]+", source) is None
+        or Path(source).parent.exists()
+    )
+
+
+def read_hub(name: str, hub_config: str | None, revision: str | None) -> dict[str, list[_Part]]:
+    """Read a hub dataset, or a local folder in the hub's layout. No code of it is run.
+
+    Raises InputError when it cannot be loaded, and says how to give a local copy.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, name=hub_config, revision=revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        tried = f"config {hub_config or 'default'}, revision {revision or 'main'}"
+        raise InputError(
+            f"hub dataset {name!r} ({tried}) cannot be loaded: {_one_line(error)}; for a local "
+            "copy give data.source=./FOLDER with files train.*, dev.*, test.* in parquet, jsonl "
+            "or csv"
+        ) from None
+    parts = {
+        _SPLITS[split]: [_Part(f"{name}, split {split}", rows.with_format("arrow")[:])]
+        for split, rows in loaded.items()
+        if split in _SPLITS
+    }
+    if "train" not in parts:
+        raise InputError(
+            f"hub dataset {name!r} has no split train; its splits are {', '.join(loaded)}"
+        )
+    return parts
+
+
+def _read_path(source: str) -> dict[str, list[_Part]]:
+    fs, path = _open(source)
+    try:
+        kind = fs.get_file_info(path).type
+        if kind == pafs.FileType.File:
+            return {"train": [_Part(source, _read_file(fs, path))]}
+        if kind == pafs.FileType.Directory:
+            files = _split_files(fs, path, source)
+            return {
+                split: [_Part(name, _read_file(fs, name)) for name in names]
+                for split, names in files.items()
+            }
+    except OSError as error:
+        raise InputError(f"source {source!r} cannot be read: {_one_line(error)}") from None
+    raise InputError(
+        f"source {source!r} does not exist; give a file ({', '.join(_READERS)}), a folder with "
+        "train, dev and test files, a URI of either, or a hub id owner/name"
+    )
+
+
+def _open(source: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in source:
+        return pafs.LocalFileSystem(), str(Path(source).expanduser())
+    try:
+        fs, path = pafs.FileSystem.from_uri(source)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise InputError(f"source {source!r} cannot be opened: {_one_line(error)}") from None
+    return fs, str(path)
+
+
+# Splits by their file and hub names; the hub calls the dev split validation.
+_SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
+# train.csv, or one shard of the hub's export: train-00000-of-00002[-0123456789abcdef].parquet
+_FILE = re.compile(
+    r"(?P<split>train|dev|validation|valid|test)"
+    r"(-\d+-of-(?P<shards>\d+)(-[0-9a-f]{16})?)?\.(parquet|jsonl|json|csv)"
+)
+
+
+def _split_files(fs: pafs.FileSystem, folder: str, source: str) -> dict[str, list[str]]:
+    """Find the files of each split in a folder, or in its subfolder ``data``."""
+    present = sorted(
+        info.path
+        for place in (folder, f"{folder.rstrip('/')}/data")
+        for info in fs.get_file_info(pafs.FileSelector(place, allow_not_found=True))
+        if info.type == pafs.FileType.File
+    )
+    found: dict[str, list[str]] = defaultdict(list)
+    shards: dict[str, int] = {}
+    for path in present:
+        match = _FILE.fullmatch(PurePosixPath(path).name)
+        if match:
+            split = _SPLITS[match["split"]]
+            found[split].append(path)
+            shards[split] = int(match["shards"] or 1)
+    if "train" not in found:
+        names = ", ".join(PurePosixPath(path).name for path in present[:5]) or "no file"
+        raise InputError(
+            f"folder {source!r} has no train file: expected train.parquet, .jsonl, .json or .csv "
+            f"(or shards train-00000-of-00001.parquet); it holds {names}"
+        )
+    for split, paths in found.items():
+        if len(paths) != shards[split]:
+            raise InputError(
+                f"folder {source!r} holds {len(paths)} files for {split} where {shards[split]} "
+                f"would be complete: {', '.join(PurePosixPath(path).name for path in paths)}"
+            )
+    return dict(found)
+
+
+def _read_file(fs: pafs.FileSystem, path: str) -> pa.Table:
+    suffix = PurePosixPath(path).suffix
+    if suffix not in _READERS:
+        raise InputError(f"file {path!r} ends in {suffix!r}; readable are {', '.join(_READERS)}")
+    if fs.get_file_info(path).size == 0:
+        raise InputError(f"file {path!r} is empty")
+    try:
+        with fs.open_input_file(path) as stream:
+            return _READERS[suffix](io.BytesIO(stream.read()))
+    except pa.ArrowException as error:
+        expected = "one JSON object a line" if suffix.startswith(".json") else suffix[1:]
+        raise InputError(
+            f"file {path!r} cannot be read as {expected}: {_one_line(error)}"
+        ) from None
+
+
+def _read_parquet(content: io.BytesIO) -> pa.Table:
+    return pq.read_table(content)
+
+
+def _read_json(content: io.BytesIO) -> pa.Table:
+    return pajson.read_json(content, read_options=pajson.ReadOptions(block_size=_BLOCK))
+
+
+def _read_csv(content: io.BytesIO) -> pa.Table:
+    """Read every column as strings: a label 01 stays 01, and a text 1984 stays a text."""
+    reading = pacsv.ReadOptions(block_size=_BLOCK)
+    parsing = pacsv.ParseOptions(newlines_in_values=True)
+    with pacsv.open_csv(io.BytesIO(content.getvalue()), reading, parsing) as reader:
+        names = reader.schema.names
+    types = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    return pacsv.read_csv(content, reading, parsing, types)
+
+
+_READERS: Mapping[str, Callable[[io.BytesIO], pa.Table]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_csv,
+}
+
+
+def _rows(parts: list[_Part], config: DataConfig) -> Rows:
+    texts: list[str] = []
+    labels: list[str] = []
+    for part in parts:
+        if part.table.num_rows == 0:
+            raise InputError(f"{part.origin} has no rows")
+        texts += _texts(part, config.text_column)
+        labels += _labels(part, config.label_column)
+    return Rows(tuple(texts), tuple(labels))
+
+
+def _texts(part: _Part, column: str) -> list[str]:
+    values, kind = _column(part, column, "text_column")
+    if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        raise InputError(
+            f"{part.origin}: column {column!r} holds {kind}, not text; choose another with "
+            "data.text_column"
+        )
+    return _filled(part, column, values, "text")
+
+
+def _labels(part: _Part, column: str) -> list[str]:
+    values, kind = _column(part, column, "label_column")
+    if not any(allowed(kind) for allowed in _LABEL_TYPES):
+        raise InputError(
+            f"{part.origin}: column {column!r} holds {kind}, not labels: strings, integers or "
+            "booleans; choose another with data.label_column"
+        )
+    names = _class_names(part.table.schema, column)
+    if names:  # the hub writes -1 where a label is withheld
+        values = [None if value is None or value < 0 else names[value] for value in values]
+    return _filled(part, column, values, "label")
+
+
+_LABEL_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_null,
+)
+
+
+def _column(part: _Part, column: str, option: str) -> tuple[list[Any], pa.DataType]:
+    """Return a column's values and their type (that of the categories, where it has some)."""
+    names = part.table.column_names
+    if column not in names:
+        raise InputError(
+            f"{part.origin} has no column {column!r}{nearest(column, names)}; its columns are "
+            f"{', '.join(names)}; choose one with data.{option}"
+        )
+    values = part.table[column]
+    kind = values.type.value_type if isinstance(values.type, pa.DictionaryType) else values.type
+    return values.to_pylist(), kind
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    """Return the class names that the hub's export keeps beside integer labels, if any."""
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = features.get("info", {}).get("features", {}).get(column, {}).get("names", [])
+    return [str(name) for name in names]
+
+
+def _filled(part: _Part, column: str, values: list[Any], what: str) -> list[str]:
+    """Return the values as strings. Raises InputError when some are null or blank."""
+    blank = [i for i, value in enumerate(values, 1) if value is None or not str(value).strip()]
+    if blank:
+        raise InputError(
+            f"{part.origin}: column {column!r} has {len(blank)} rows without a {what}, the first "
+            f"is row {blank[0]}; remove or fill them"
+        )
+    return [str(value) for value in values]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".;")[:300]

@@ -1,0 +1,233 @@
+"""Comparing contenders over fresh seeds on the test split, and the report on it."""
+
+import dataclasses
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from adapt_ray import contenders
+from adapt_ray.adaptation import needs_selection
+from adapt_ray.artifacts import open_root, write_whole
+from adapt_ray.cli import table
+from adapt_ray.config import Contender, MethodConfig, Scalar, StabilityJob, SweepJob, TrainingConfig
+from adapt_ray.data.synthetic import planted_phrases
+from adapt_ray.data.tasks import DEMO
+from adapt_ray.distributed import sweep
+from adapt_ray.distributed.session import Session
+from adapt_ray.distributed.stages import Chain, tokens_as_text
+from adapt_ray.distributed.train import unfinished
+from adapt_ray.errors import JobError
+from adapt_ray.mining.closed import Patterns
+from adapt_ray.records import RUN_SCHEMA, Phase, RecordStore, RunRecord, run_records
+from adapt_ray.report import tables
+from adapt_ray.report.document import FILE, Context, ModuleRow, PlantedRow, TokenRow, write_report
+from adapt_ray.report.groups import final_arms
+from adapt_ray.report.tables import markdown
+from adapt_ray.selection import sensitivity
+from adapt_ray.tokenization.task_tokenizer import base_tokenizer
+from adapt_ray.training.run import RunPlan
+
+Settings = tuple[MethodConfig, TrainingConfig]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one plan that a report is about."""
+
+    plan: RunPlan
+    seeds: Sequence[int]
+
+
+class Comparison:
+    """Contenders over one corpus: their plans, final runs and report."""
+
+    def __init__(self, job: SweepJob | StabilityJob, session: Session, *, find_only: bool) -> None:
+        self.job = job
+        self.session = session
+        self.chain = Chain(job, session, find_only=find_only)
+
+    def check(self) -> None:
+        """Check corpus, model and every corner of every contender before anything starts."""
+        searched = isinstance(self.job, SweepJob)
+        for name, contender in self.job.contenders.items():
+            if not searched:  # what a search would vary stays as it is
+                contender = contender.model_copy(update={"space": {}})
+            contenders.check_contender(name, contender, self.job.training)
+            for method in contenders.methods_of(contender, self.job.training):
+                contenders.check_budget(f"contender {name!r}", method, self.job.model)
+        self.chain.check()
+
+    def prepare(self) -> None:
+        """Compute what the contenders' plans stand on: task tokens and sensitivity maps."""
+        if any(contender.method.task_tokens for contender in self.job.contenders.values()):
+            print(tokens_as_text(self.chain.tokens))
+        for contender in self.job.contenders.values():
+            if needs_selection(contender.method):
+                measuring = self.job.sensitivity
+                self.chain.sensitivity(self.chain.measure_plan(contender.method, measuring))
+
+    def plan(self, name: str, values: Mapping[str, Scalar], phase: Phase, *, test: bool) -> RunPlan:
+        """Return the plan of a contender with proposed values."""
+        contender: Contender = self.job.contenders[name]
+        method, training = contenders.settings(
+            contender, self.job.training, values, f"contender {name!r}"
+        )
+        return self.chain.run_plan(
+            name, method, training, self.job.sensitivity, phase=phase, test=test
+        )
+
+    def run(self, plans: Sequence[RunPlan], seeds: Sequence[int]) -> None:
+        """Run plans over the same seeds, as many beside each other as fit.
+
+        Raises JobError when one of them did not finish.
+        """
+        with self.chain.timed("final comparison"):
+            sweep.run_all(self.session, plans, seeds, self.job.resources, self.chain.storage)
+        records = RecordStore(self.chain.storage)
+        for plan in plans:
+            lost = unfinished(records, plan, seeds)
+            if lost:
+                raise JobError(
+                    f"{plan.contender}: {len(lost)} of {len(seeds)} runs did not finish (seeds "
+                    f"{', '.join(map(str, lost))}); the same command tries them again"
+                )
+
+    def estimate(self, runs: int) -> str:
+        """Say how long some more runs will take, judging by the recorded ones of this corpus."""
+        records = run_records(RecordStore(self.chain.storage).all(self.chain.corpus.name))
+        seconds = [
+            run.train_seconds + run.evaluate_seconds
+            for run in records
+            if run.train_seconds is not None and run.evaluate_seconds is not None
+        ]
+        if not seconds:
+            return f"{runs} runs; no run of this corpus is recorded yet that would tell how long"
+        each = sum(seconds) / len(seconds)
+        return (
+            f"{runs} runs, about {runs * each / 60:.0f} min one by one ({each:.0f} s a run so far)"
+        )
+
+    def report(self, runs: Sequence[Runs]) -> None:
+        """Write the report on some runs, and print its main table and where everything lies."""
+        target = self.job.report or f"{self.chain.storage}/reports/{self._name()}"
+        records = RecordStore(self.chain.storage)
+        found = _records(records, runs)
+        rows = pa.Table.from_pylist([dataclasses.asdict(r) for r in found], schema=RUN_SCHEMA)
+        curves = {r.run_id: records.curves(r.run_id) for r in found if r.phase != "search"}
+        context = self._context(runs)
+        publish_report(target, lambda folder: write_report(folder, rows, curves, context))
+        self._print(found, target)
+
+    def _name(self) -> str:
+        return quote(self.chain.corpus.name, safe=" ")
+
+    def _print(self, records: Sequence[RunRecord], target: str) -> None:
+        planted = self._planted()
+        if planted:
+            found = [row.text for row in planted if row.found]
+            tokens = sum(row.token for row in planted)
+            print(
+                f"\nplanted phrases found: {len(found)} of {len(planted)} ({tokens} became task "
+                f"tokens): {', '.join(found)}"
+            )
+        print(f"\n{comparison_table(records)}\n")
+        print(table(self.chain.locations() | {"report": f"{target}/{FILE}"}))
+
+    def _tokens(self) -> list[dict[str, Any]]:
+        tokens = self.chain.manifests.get("tokens")
+        rows = tokens.notes["tokens"] if tokens else []
+        return sorted(rows, key=lambda row: float(row["perplexity"]))
+
+    def _planted(self) -> list[PlantedRow]:
+        """Say of each phrase planted in the demo corpus whether it was mined and selected."""
+        mined = self.chain.manifests.get("patterns")
+        if self.chain.corpus.name != DEMO or mined is None:
+            return []
+        support = self.chain.store.load(Patterns, mined).as_mapping()
+        tokenizer = base_tokenizer(self.job.model)
+        chosen = {row["text"] for row in self._tokens()}
+        rows = []
+        for phrase in planted_phrases():
+            text = " ".join(phrase.words)
+            ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+            rows.append(PlantedRow(text, ids in support, support.get(ids), text in chosen))
+        return rows
+
+    def _context(self, runs: Sequence[Runs]) -> Context:
+        rows = self._tokens()
+        return Context(
+            command=shlex.join(["python", *sys.argv]),
+            task=self.chain.corpus.name,
+            timings=self.chain.timings,
+            tokens=[TokenRow(**row) for row in rows],
+            planted=self._planted(),
+            sensitivity=self._modules([item.plan for item in runs]),
+            artifacts={name: m.key for name, m in self.chain.manifests.items()},
+        )
+
+    def _modules(self, plans: Iterable[RunPlan]) -> list[ModuleRow]:
+        """Describe the selection of the last plan that has one: that of the final comparison."""
+        for plan in reversed(list(plans)):
+            if plan.selection is None or plan.method.type != "adapt":
+                continue
+            measured = self.chain.sensitivity(
+                self.chain.measure_plan(plan.method, self.job.sensitivity)
+            )
+            scores = sensitivity(measured, plan.method.alpha, plan.method.normalisation)
+            chosen = set(plan.selection.modules)
+            return [
+                ModuleRow(
+                    layer=module.layer,
+                    kind=module.kind,
+                    dispersion=measured.dispersion[i],
+                    gradient=measured.gradient[i],
+                    sensitivity=float(scores[i]),
+                    selected=module.name in chosen,
+                    parameters=module.parameters,
+                )
+                for i, module in enumerate(measured.modules)
+            ]
+        return []
+
+
+def comparison_table(records: Iterable[RunRecord]) -> str:
+    """Return the final comparison as a table for the terminal."""
+    return markdown(tables.comparison(final_arms(records)))
+
+
+def _records(records: RecordStore, runs: Iterable[Runs]) -> list[RunRecord]:
+    """Read the records of some runs, under the names that this job gives them.
+
+    A run is kept once under what defines it; the job that ran it first named it.
+    """
+    found: dict[tuple[str, str, int], RunRecord] = {}
+    for item in runs:
+        plan = item.plan
+        for seed in item.seeds:
+            record = records.get(plan.run_id(seed), plan.task, plan.method.type)
+            if record is not None:
+                renamed = dataclasses.replace(
+                    record,
+                    contender=plan.contender,
+                    phase=plan.phase,
+                    config_json=plan.config_json,
+                )
+                found.setdefault((plan.contender, plan.configuration_id, seed), renamed)
+    return list(found.values())
+
+
+def publish_report(target: str, write: Callable[[Path], object]) -> None:
+    """Write a report aside and copy it to a folder or URI, its text last."""
+    filesystem, path = open_root(target)
+    filesystem.create_dir(path, recursive=True)
+    with tempfile.TemporaryDirectory(prefix="adapt_ray-") as scratch:
+        write(Path(scratch))
+        for file in sorted(Path(scratch).iterdir(), key=lambda file: file.suffix == ".md"):
+            write_whole(filesystem, f"{path}/{file.name}", file.read_bytes())

@@ -1,0 +1,264 @@
+"""The artifact chain that every run stands on: corpus, patterns, task tokens, sensitivity map.
+
+Each stage is looked up by its content key and computed only when it is missing, so a job never
+repeats what another one, or its own killed predecessor, has finished.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from adapt_ray.adaptation import needs_selection
+from adapt_ray.artifacts import ArtifactStore, Manifest, Saved, Stage, digest_json
+from adapt_ray.config import (
+    AdaptConfig,
+    MethodConfig,
+    MineJob,
+    SensitivityConfig,
+    TrainingConfig,
+    absolute_storage,
+)
+from adapt_ray.data.cleaning import distinct_texts
+from adapt_ray.data.corpus import Corpus, load_corpus
+from adapt_ray.distributed import mine, sensitivity
+from adapt_ray.distributed.session import Session
+from adapt_ray.errors import InputError
+from adapt_ray.measures import resolve_precision
+from adapt_ray.mining.closed import EncodedCorpus, Patterns
+from adapt_ray.mining.scoring import TokenSet, select_tokens
+from adapt_ray.modeling import check_model
+from adapt_ray.pretrained import model_digest
+from adapt_ray.records import Phase
+from adapt_ray.selection import Selection, select
+from adapt_ray.sensitivity.measure import MeasurePlan, SensitivityMap
+from adapt_ray.tokenization.task_tokenizer import TaskTokenizer
+from adapt_ray.training.run import RunPlan
+
+
+class MissingError(LookupError):
+    """A dry run met a stage that is not done yet."""
+
+
+@dataclass
+class Chain:
+    """A job's artifacts, found or computed when they are asked for.
+
+    ``timings`` collects seconds by stage, or ``"reused"``, for the report.
+    """
+
+    job: MineJob
+    session: Session
+    find_only: bool = False  # a dry run: what is missing raises MissingError instead
+    timings: dict[str, float | Literal["reused"]] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.storage = absolute_storage(self.job.storage)
+        self.store = ArtifactStore(self.storage)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus, read and checked. Raises InputError for every way it can be unusable."""
+        corpus = load_corpus(self.job.data)
+        if self.job.model.pooling == "markers" and not corpus.markers:
+            raise InputError(
+                f"model.pooling is 'markers', but {corpus.name} has none; give data.markers, or "
+                "choose mean or cls"
+            )
+        return corpus
+
+    def check(self) -> None:
+        """Check corpus, model and tokenizer before anything expensive starts."""
+        unlimited = self.job.mining.max_gap is None and self.job.mining.max_span is None
+        if unlimited and self.job.tokens.score == "gap_corrected":
+            raise InputError(
+                "tokens.score is 'gap_corrected', which needs mining.max_gap or mining.max_span; "
+                "set one of them, or take 'raw'"
+            )
+        check_model(self.job.model)
+        TaskTokenizer.pretrained(self.job.model, None, self.corpus.markers)
+
+    @cached_property
+    def corpus_manifest(self) -> Manifest:
+        """The corpus as an artifact; its key is the hash of its content."""
+        corpus = self.corpus
+        stage = Stage("corpus", 1, {}, {"content": corpus.digest()})
+        notes = {
+            "name": corpus.name,
+            "markers": list(corpus.markers),
+            "rows": {name: len(split.labels) for name, split in corpus.splits.items()},
+        }
+        return self._ensure(stage, lambda: (corpus, notes))
+
+    @cached_property
+    def tokens(self) -> Manifest | None:
+        """The task tokens of the corpus, or None when nothing in it is frequent."""
+        inputs = {"patterns": self.patterns.digest, "encoded": self.encoded.digest}
+        stage = Stage("tokens", 1, self.job.tokens.key(), inputs)
+        manifest = self._ensure(stage, self._select)
+        return manifest if manifest.notes["tokens"] else None
+
+    def measure_plan(self, method: MethodConfig, measuring: SensitivityConfig) -> MeasurePlan:
+        """Return what must be measured for a method."""
+        return MeasurePlan(
+            self.storage,
+            self.corpus_manifest,
+            self.tokens if method.task_tokens else None,
+            self.job.model,
+            method.new_rows_init,
+            measuring.head_seed,
+        )
+
+    def sensitivity(self, plan: MeasurePlan) -> SensitivityMap:
+        """Return the sensitivity map of a plan."""
+        manifest = self._ensure(
+            plan.stage, lambda: (sensitivity.measure(self.session, plan, self.job.resources), {})
+        )
+        return self.store.load(SensitivityMap, manifest)
+
+    def run_plan(
+        self,
+        contender: str,
+        method: MethodConfig,
+        training: TrainingConfig,
+        measuring: SensitivityConfig,
+        *,
+        phase: Phase,
+        test: bool,
+    ) -> RunPlan:
+        """Return the plan of a configuration, its selection made and its precision resolved."""
+        selection: Selection | None = None
+        if needs_selection(method) and isinstance(method, AdaptConfig):
+            selection = select(
+                self.sensitivity(self.measure_plan(method, measuring)),
+                alpha=method.alpha,
+                sparsity=method.sparsity,
+                normalisation=method.normalisation,
+            )
+        precision = resolve_precision(training.precision)
+        return RunPlan(
+            storage=self.storage,
+            phase=phase,
+            contender=contender,
+            corpus=self.corpus_manifest,
+            tokens=self.tokens if method.task_tokens else None,
+            selection=selection,
+            model=self.job.model,
+            method=method,
+            training=training.model_copy(update={"precision": precision}),
+            test=test,
+        )
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return distinct_texts(self.corpus.splits["train"].texts, self.corpus.markers)
+
+    @cached_property
+    def encoded(self) -> Manifest:
+        """The distinct training texts as base tokens, markers removed."""
+        model = model_digest(self.job.model.name)
+        stage = Stage("encoded", 1, {}, {"texts": digest_json(self._texts), "model": model})
+        return self._ensure(
+            stage, lambda: (mine.tokenize(self.session, self._texts, self.job.model), {})
+        )
+
+    @cached_property
+    def patterns(self) -> Manifest:
+        """All closed patterns of the training texts."""
+        encoded = self.encoded
+
+        def produce() -> tuple[Patterns, Mapping[str, Any]]:
+            tasks = self.job.resources.mining_tasks
+            corpus = self.store.load(EncodedCorpus, encoded)
+            patterns = mine.mine(self.session, corpus, self.job.mining, tasks)
+            return patterns, {"patterns": len(patterns.support)}
+
+        return self._ensure(
+            Stage("patterns", 1, self.job.mining.key(), {"encoded": encoded.digest}), produce
+        )
+
+    def _select(self) -> tuple[TokenSet, Mapping[str, Any]]:
+        tokenizer = TaskTokenizer.pretrained(self.job.model, None, ())
+        selected = select_tokens(
+            self.store.load(Patterns, self.patterns),
+            self.store.load(EncodedCorpus, self.encoded),
+            self.job.tokens,
+            tokenizer.tokens.base_vocabulary,
+            self.job.mining,
+        )
+        rows = [
+            {
+                "text": tokenizer.token_text(sequence),
+                "support": int(support),
+                "perplexity": float(p),
+            }
+            for sequence, support, p in zip(
+                selected.tokens.sequences, selected.support, selected.perplexity, strict=True
+            )
+        ]
+        return selected.tokens, {
+            "tokens": rows,
+            "cut_off": selected.cut_off,
+            "inserted_share": selected.inserted_share,
+        }
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure the wall-clock time of a block as a stage of this job."""
+        started = time.perf_counter()
+        yield
+        self.timings[name] = time.perf_counter() - started
+
+    def _ensure(
+        self, stage: Stage, produce: Callable[[], tuple[Saved, Mapping[str, Any]]]
+    ) -> Manifest:
+        """Find an artifact and check its bytes, or produce and publish it."""
+        manifest = self.store.find(stage)
+        if manifest is not None:
+            self.store.verify(manifest)
+            self.timings.setdefault(stage.name, "reused")
+        elif self.find_only:
+            raise MissingError(stage.name)
+        else:
+            with self.timed(stage.name):
+                manifest = self.store.publish(stage, *produce())
+        self.manifests[stage.name] = manifest
+        return manifest
+
+    def status(self) -> dict[str, str]:
+        """Return for each stage up to the task tokens whether it is done; computes nothing."""
+        found: dict[str, str] = {}
+        stages = {"corpus": "corpus_manifest", "encoded": "encoded", "patterns": "patterns"}
+        for stage, attribute in {**stages, "tokens": "tokens"}.items():
+            try:
+                getattr(self, attribute)
+                found[stage] = "done"
+            except MissingError:
+                found[stage] = "to do"
+        return found
+
+    def locations(self) -> dict[str, str]:
+        """Return where the artifacts lie, and the storage of records."""
+        found = {name: self.store.path(m) for name, m in self.manifests.items()}
+        return {**found, "records": f"{self.storage}/records"}
+
+
+def tokens_in_short(manifest: Manifest | None) -> str:
+    """Say in one line what was selected as task tokens."""
+    if manifest is None:
+        return "no task tokens: no sequence of tokens is frequent enough; runs go on without them"
+    count, share = len(manifest.notes["tokens"]), manifest.notes["inserted_share"]
+    return f"{count} task tokens; they add {share:.1%} to the corpus"
+
+
+def tokens_as_text(manifest: Manifest | None, most: int = 20) -> str:
+    """Return what was selected as task tokens, lowest perplexity first, for the terminal."""
+    if manifest is None:
+        return tokens_in_short(None)
+    rows = sorted(manifest.notes["tokens"], key=lambda row: row["perplexity"])
+    lines = [f"{'support':>8}  {'PPLu':>9}  text"]
+    lines += [f"{r['support']:>8}  {r['perplexity']:>9.3g}  {r['text']}" for r in rows[:most]]
+    return "\n".join([f"{tokens_in_short(manifest)}. Lowest perplexity:", *lines])

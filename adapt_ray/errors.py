@@ -1,0 +1,22 @@
+"""The errors that a job tells in one line, and the hint that goes with a misspelt name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: a value, a file, a name.
+
+    The message is one line that names the bad value, where it came from and what is allowed. Jobs
+    print it without a traceback and exit with status 2.
+    """
+
+
+class JobError(RuntimeError):
+    """A job could not do all it was asked for, and has said why; jobs exit with status 1."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest allowed name, or an empty string."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

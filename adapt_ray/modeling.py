@@ -1,0 +1,293 @@
+"""The classifier: a pretrained backbone, an embedding that grows, and one linear head.
+
+The embedding is split into the pretrained table and a small table of new rows. A frozen base then
+costs no dense gradient and no optimizer state over the whole vocabulary, and weight decay cannot
+move its rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from adapt_ray.config import ModelConfig
+from adapt_ray.errors import InputError
+from adapt_ray.pretrained import resolve_model
+from adapt_ray.tokenization.task_tokenizer import EncodedTexts
+
+NEW_ROW_STD = 0.02  # paper section 3.1: new embeddings are drawn from N(0, 0.02)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where an architecture keeps the modules whose sensitivity is measured."""
+
+    layers: str
+    modules: Mapping[str, str]
+    position_offset: Literal["zero", "padding"] = "zero"
+    load_options: Mapping[str, bool] = field(default_factory=dict)
+
+
+_BERT_MODULES = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_up": "intermediate.dense",
+    "ffn_down": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+}
+# The pooler is left out: no pooling of ours reads it, so it would only be dead weight.
+FAMILIES = {
+    "bert": Family("encoder.layer", _BERT_MODULES, load_options={"add_pooling_layer": False}),
+    "roberta": Family(
+        "encoder.layer", _BERT_MODULES, "padding", load_options={"add_pooling_layer": False}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """One selectable module: its name in the backbone, its place and its parameter count."""
+
+    name: str
+    layer: int
+    kind: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs of B texts padded to T tokens."""
+
+    ids: Tensor  # int64 [B, T]; ids from the base vocabulary's size on are task tokens
+    mask: Tensor  # bool [B, T]; False on padding
+    positions: Tensor  # int64 [B, T], counted from 0
+    markers: Tensor  # int64 [B, M]; index of each opening marker, -1 where it is absent
+
+    @classmethod
+    def of(
+        cls, texts: EncodedTexts, rows: npt.NDArray[np.int64], pad_id: int, device: torch.device
+    ) -> "Batch":
+        """Pad the given rows of some encoded texts to their longest."""
+        lengths = texts.lengths[rows]
+        column = np.arange(int(lengths.max()))
+        mask = column < lengths[:, None]
+        at = np.where(mask, texts.offsets[rows][:, None] + column, 0)
+        ids = np.where(mask, texts.ids[at], pad_id)
+        positions = np.where(mask, texts.positions[at], 0)
+        markers = texts.markers[rows].astype(np.int64)
+        arrays = (ids.astype(np.int64), mask, positions.astype(np.int64), markers)
+        return cls(*(torch.from_numpy(a).to(device, non_blocking=True) for a in arrays))
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return the classifier's keyword arguments."""
+        return vars(self)
+
+
+class SplitEmbedding(nn.Module):
+    """The pretrained table beside a small table of new rows, addressed by one id range."""
+
+    def __init__(self, base: nn.Embedding, new_rows: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        # [n_new, hidden]; absent rather than empty, which engines and optimizers stumble over.
+        self.new = nn.Parameter(new_rows) if len(new_rows) else None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return embeddings [B, T, hidden] of ids [B, T]."""
+        if self.new is None:
+            return cast(Tensor, self.base(ids))
+        size = self.base.num_embeddings
+        is_new = ids >= size
+        embedded: Tensor = self.base(ids.masked_fill(is_new, 0))
+        # Indexed even when no id is new, so that every worker has a gradient for the new rows.
+        rows = self.new[ids[is_new] - size].to(embedded.dtype)
+        return embedded.index_put((is_new,), rows)
+
+
+class TaskClassifier(nn.Module):
+    """Backbone, pooling and a linear head over ``n_classes`` classes."""
+
+    def __init__(
+        self, backbone: nn.Module, config: ModelConfig, n_classes: int, n_markers: int
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = config.pooling
+        self.family = family_of(backbone)
+        width = int(backbone.config.hidden_size) * (  # type: ignore[union-attr,arg-type]
+            1 + n_markers if config.pooling == "markers" else 1
+        )
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, markers: Tensor) -> Tensor:
+        """Return logits [B, n_classes]; arguments as in :class:`Batch`."""
+        if self.family.position_offset == "padding":
+            positions = positions + self.backbone.config.pad_token_id + 1  # type: ignore[union-attr,operator]
+        states = self.backbone(
+            input_ids=ids, attention_mask=mask.long(), position_ids=positions
+        ).last_hidden_state
+        logits: Tensor = self.head(self.dropout(pool(states, mask, markers, self.pooling)))
+        return logits
+
+    @property
+    def embedding(self) -> SplitEmbedding:
+        """The split embedding."""
+        module = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        assert isinstance(module, SplitEmbedding)
+        return module
+
+    def modules_by_name(self) -> dict[str, nn.Module]:
+        """Return the selectable modules by the names that :func:`module_infos` gives."""
+        infos = module_infos(self.backbone)
+        return {info.name: attrgetter(info.name)(self.backbone) for info in infos}
+
+    def original_parameters(self) -> int:
+        """Return the number of pretrained parameters (no head, no new rows)."""
+        return sum(p.numel() for p in self.backbone.parameters()) - self.added_parameters()
+
+    def added_parameters(self) -> int:
+        """Return the number of parameters in the embeddings of task tokens."""
+        return 0 if self.embedding.new is None else self.embedding.new.numel()
+
+
+def module_infos(backbone: nn.Module) -> tuple[ModuleInfo, ...]:
+    """Return every selectable module in layer order (paper section 3.2's granularity)."""
+    family = family_of(backbone)
+    infos = []
+    for number, layer in enumerate(attrgetter(family.layers)(backbone)):
+        for kind, path in family.modules.items():
+            size = sum(p.numel() for p in attrgetter(path)(layer).parameters())
+            infos.append(ModuleInfo(f"{family.layers}.{number}.{path}", number, kind, size))
+    return tuple(infos)
+
+
+def pool(states: Tensor, mask: Tensor, markers: Tensor, pooling: str) -> Tensor:
+    """Reduce states [B, T, H] to [B, H], or [B, (1 + M) H] for ``markers``.
+
+    A marker that a text lacks (or lost to truncation) is represented by the mean state.
+    """
+    if pooling == "cls":
+        return states[:, 0]
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    mean = (states * weights).sum(1) / weights.sum(1)
+    if pooling == "mean":
+        return mean
+    rows = torch.arange(len(states), device=states.device).unsqueeze(1)
+    at = states[rows, markers.clamp(min=0)]  # [B, M, H]
+    at = torch.where((markers < 0).unsqueeze(-1), mean.unsqueeze(1), at)
+    return torch.cat([mean.unsqueeze(1), at], dim=1).flatten(1)
+
+
+def family_of(backbone: nn.Module) -> Family:
+    """Return the family entry of a backbone; InputError tells what to add for an unknown one."""
+    return _family(str(backbone.config.model_type))  # type: ignore[union-attr]
+
+
+def check_model(config: ModelConfig) -> None:
+    """Check, without loading weights, that a model can be used. Raises InputError."""
+    folder = resolve_model(config.name)
+    pretrained = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    _family(str(pretrained.model_type))
+
+
+def capacity(config: ModelConfig) -> tuple[int, int]:
+    """Return how many parameters the selectable modules hold, and the whole model, unloaded."""
+    folder = resolve_model(config.name)
+    pretrained = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    with torch.device("meta"):
+        backbone = AutoModel.from_config(
+            pretrained, trust_remote_code=config.trust_remote_code, **load_options(pretrained)
+        )
+    selectable = sum(info.parameters for info in module_infos(backbone))
+    return selectable, sum(p.numel() for p in backbone.parameters())
+
+
+def build_classifier(
+    config: ModelConfig,
+    n_classes: int,
+    n_markers: int,
+    sequences: Sequence[Sequence[int]],
+    *,
+    new_rows_init: Literal["mean", "random"],
+    seed: int,
+) -> TaskClassifier:
+    """Load the backbone, grow its embedding by one row a sequence and add a seeded head.
+
+    ``sequences`` are the task tokens' base ids. The head and random rows depend on ``seed`` only,
+    never on torch's global generator.
+    """
+    backbone = _load_backbone(config)
+    generator = torch.Generator().manual_seed(seed)
+    table = backbone.get_input_embeddings()  # type: ignore[operator]
+    rows = initial_rows(table.weight.detach(), sequences, new_rows_init, generator)
+    backbone.set_input_embeddings(SplitEmbedding(table, rows))  # type: ignore[operator]
+    model = TaskClassifier(backbone, config, n_classes, n_markers)
+    with torch.no_grad():
+        model.head.weight.normal_(0.0, 0.02, generator=generator)
+        model.head.bias.zero_()
+    return model
+
+
+def initial_rows(
+    table: Tensor,
+    sequences: Sequence[Sequence[int]],
+    init: Literal["mean", "random"],
+    generator: torch.Generator,
+) -> Tensor:
+    """Return new embedding rows [n_new, hidden]: the mean of the subwords', or N(0, 0.02)."""
+    hidden = table.shape[1]
+    if init == "random":
+        return torch.empty(len(sequences), hidden).normal_(0.0, NEW_ROW_STD, generator=generator)
+    rows = [table[torch.tensor(sequence)].mean(0) for sequence in sequences]
+    return torch.stack(rows) if rows else torch.empty(0, hidden)
+
+
+def _load_backbone(config: ModelConfig) -> nn.Module:
+    folder = resolve_model(config.name)
+    check_model(config)
+    # A head or pooler that we replace is reported as unexpected at every load.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    pretrained = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    if config.dropout is not None:
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            setattr(pretrained, name, config.dropout)
+    backbone: nn.Module = AutoModel.from_pretrained(
+        folder,
+        config=pretrained,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=config.trust_remote_code,
+        **load_options(pretrained),
+    )
+    return backbone
+
+
+def load_options(pretrained: Any) -> dict[str, Any]:
+    """Return the keyword arguments with which a configuration becomes a backbone of ours."""
+    # On one CPU thread in bf16, short rows train a little faster through plain attention
+    # (docs/LOG.md has the figures).
+    attention = "sdpa" if torch.cuda.is_available() else "eager"
+    options = _family(str(pretrained.model_type)).load_options
+    return {"attn_implementation": attention, **options}
+
+
+def _family(model_type: str) -> Family:
+    if model_type not in FAMILIES:
+        raise InputError(
+            f"model type {model_type!r} is not known; known are {', '.join(FAMILIES)}. To add it, "
+            "give FAMILIES in adapt_ray/modeling.py an entry that says where its layers and their "
+            "query, key, value, output, up, down and norm modules are"
+        )
+    return FAMILIES[model_type]

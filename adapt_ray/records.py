@@ -1,0 +1,273 @@
+"""Run records: one flat row per run with a fixed schema, and the store that keeps them.
+
+    <root>/records/task=<task>/method=<method>/<run_id>.parquet   the record, one row
+    <root>/predictions/<run_id>.parquet                           logits of the evaluated splits
+    <root>/curves/<run_id>.parquet                                one row an epoch
+
+The record is written last, each file in one atomic step: a record that can be seen implies its
+companions, so a job that is killed finds its finished runs again and repeats the others.
+"""
+
+import dataclasses
+import hashlib
+import typing
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from types import UnionType
+from typing import Any, Literal
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from adapt_ray.artifacts import open_root, write_whole
+from adapt_ray.errors import InputError
+
+Phase = Literal["search", "final", "finetune", "stability"]
+Status = Literal["ok", "diverged", "error"]
+
+_PREDICTION_COLUMNS: dict[str, pa.DataType] = {
+    "row_id": pa.int64(),
+    "text_id": pa.int64(),
+    "split": pa.string(),
+    "label": pa.int64(),
+    "logits": pa.list_(pa.float32()),
+}
+_CURVE_COLUMNS: dict[str, pa.DataType] = {
+    "epoch": pa.int64(),
+    "train_loss": pa.float64(),
+    "dev_macro_f1": pa.float64(),
+    "dev_accuracy": pa.float64(),
+    "seconds": pa.float64(),
+}
+PREDICTIONS_SCHEMA = pa.schema(_PREDICTION_COLUMNS)
+CURVES_SCHEMA = pa.schema(_CURVE_COLUMNS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What one run was and what came out; a failure is a record too.
+
+    A field that may be None is null where nothing was measured: test scores of a run that never
+    touched the test split, every measurement of a run that ended in an error. Scores and shares
+    are fractions. A field added later must allow None, or older records cannot be read.
+    """
+
+    run_id: str  # hash of what defines the run, seed included
+    configuration_id: str  # the same hash without the seed
+    phase: Phase
+    task: str
+    model: str
+    contender: str  # the user's name of the configured method
+    method: str
+    config_json: str  # canonical JSON of what defines the run
+    seed: int
+    status: Status
+    error: str | None = None
+
+    dev_macro_f1: float | None = None
+    dev_accuracy: float | None = None
+    dev_per_class_f1: tuple[float, ...] | None = None
+    test_macro_f1: float | None = None
+    test_accuracy: float | None = None
+    test_per_class_f1: tuple[float, ...] | None = None
+    majority_macro_f1: float  # of always answering the most frequent class of the dev split
+
+    epochs: int
+    steps: int
+    train_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    samples_per_second: float | None = None
+    flops_per_epoch: int | None = None
+    peak_memory_bytes: int | None = None
+    memory_kind: Literal["rss", "cuda"] | None = None
+
+    total_parameters: int | None = None
+    trained_parameters: int | None = None
+    added_parameters: int | None = None
+    trained_share: float | None = None  # of the original parameters; head and new rows apart
+    new_tokens: int
+    inserted_token_share: float
+    truncated_texts: int
+
+    precision: str
+    engine: str
+    zero_stage: int | None = None
+    world_size: int
+    corpus_digest: str
+    token_set_digest: str | None = None
+    selection_json: str | None = None
+    versions_json: str
+    machine: str
+    git_revision: str
+    started_at: str  # ISO 8601, UTC
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run needs no repetition: it succeeded, or it diverged and would again."""
+        return self.status in ("ok", "diverged")
+
+    def judged(self) -> float:
+        """Return the dev macro-F1 by which a search judges the run; a failed run learnt nothing."""
+        return self.majority_macro_f1 if self.dev_macro_f1 is None else self.dev_macro_f1
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was measured, without the texts that describe the machine."""
+        row = dataclasses.asdict(self)
+        left_out = ("config_json", "selection_json", "versions_json", "machine")
+        return {k: v for k, v in row.items() if v is not None and k not in left_out}
+
+
+_COLUMN_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    tuple: pa.list_(pa.float64()),
+}
+
+
+def _column(name: str, hint: Any) -> "pa.Field[Any]":
+    nullable = isinstance(hint, UnionType) or type(None) in typing.get_args(hint)
+    if nullable:
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    origin = typing.get_origin(hint)
+    base = str if origin is Literal else origin or hint
+    return pa.field(name, _COLUMN_TYPES[base], nullable=nullable)
+
+
+RUN_SCHEMA = pa.schema(
+    [_column(name, hint) for name, hint in typing.get_type_hints(RunRecord).items()]
+)
+
+
+def run_records(table: pa.Table) -> list[RunRecord]:
+    """Return the rows of a table with RUN_SCHEMA as typed records."""
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for row in rows:
+        for name in ("dev_per_class_f1", "test_per_class_f1"):
+            row[name] = None if row[name] is None else tuple(row[name])
+    return [RunRecord(**row) for row in rows]
+
+
+class RecordStore:
+    """Records below one storage root, on any pyarrow filesystem."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._fs, path = open_root(root)
+        self._base = PurePosixPath(path)
+
+    def write(self, record: RunRecord, predictions: pa.Table, curves: pa.Table) -> None:
+        """Keep a run: its predictions and curves first, then the record that vouches for them.
+
+        ``predictions`` has PREDICTIONS_SCHEMA and ``curves`` CURVES_SCHEMA; both may be empty.
+        Writing a run again replaces it.
+        """
+        row = pa.Table.from_pylist([dataclasses.asdict(record)], schema=RUN_SCHEMA)
+        self._write(self._companion("predictions", record.run_id), predictions, PREDICTIONS_SCHEMA)
+        self._write(self._companion("curves", record.run_id), curves, CURVES_SCHEMA)
+        self._write(self._record(record.run_id, record.task, record.method), row, RUN_SCHEMA)
+
+    def get(self, run_id: str, task: str, method: str) -> RunRecord | None:
+        """Return a run's record, or None. Raises InputError when its file is damaged."""
+        path = self._record(run_id, task, method)
+        if self._fs.get_file_info(str(path)).type != pafs.FileType.File:
+            return None
+        return run_records(self._read_record(path))[0]
+
+    def finished(self, run_id: str, task: str, method: str) -> bool:
+        """Whether a run ended for good; one that ended in an error is to be tried again."""
+        record = self.get(run_id, task, method)
+        return record is not None and record.finished
+
+    def all(self, task: str | None = None) -> pa.Table:
+        """Return all records, or those of one task, with RUN_SCHEMA and in a fixed order.
+
+        Raises InputError naming the first file that is damaged or no run record.
+        """
+        folder = self._base / "records"
+        if task is not None:
+            folder /= f"task={_file_name(task)}"
+        with ThreadPoolExecutor() as pool:
+            rows = list(pool.map(self._read_record, self._files(folder)))
+        return pa.concat_tables([RUN_SCHEMA.empty_table(), *rows]).combine_chunks()
+
+    def predictions(self, run_id: str) -> pa.Table:
+        """Return a recorded run's predictions; InputError when missing or damaged."""
+        return self._read(self._companion("predictions", run_id), PREDICTIONS_SCHEMA)
+
+    def curves(self, run_id: str) -> pa.Table:
+        """Return a recorded run's curves; InputError when missing or damaged."""
+        return self._read(self._companion("curves", run_id), CURVES_SCHEMA)
+
+    def _record(self, run_id: str, task: str, method: str) -> PurePosixPath:
+        folder = self._base / "records" / f"task={_file_name(task)}"
+        return folder / f"method={_file_name(method)}" / f"{_file_name(run_id)}.parquet"
+
+    def _companion(self, kind: str, run_id: str) -> PurePosixPath:
+        return self._base / kind / f"{_file_name(run_id)}.parquet"
+
+    def _files(self, folder: PurePosixPath) -> list[PurePosixPath]:
+        selector = pafs.FileSelector(str(folder), recursive=True, allow_not_found=True)
+        paths = [
+            PurePosixPath(info.path)
+            for info in self._fs.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        ]
+        # A writer that was killed can leave a file that begins with a dot and has another suffix.
+        return sorted(path for path in paths if path.suffix == ".parquet")
+
+    def _write(self, path: PurePosixPath, table: pa.Table, schema: pa.Schema) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.cast(schema), sink)
+        self._fs.create_dir(str(path.parent), recursive=True)
+        write_whole(self._fs, str(path), sink.getvalue().to_pybytes())
+
+    def _read_record(self, path: PurePosixPath) -> pa.Table:
+        row = self._read(path, RUN_SCHEMA)
+        if len(row) != 1:
+            raise InputError(f"record {path} holds {len(row)} rows, not one; {_REMEDY}")
+        return row
+
+    def _read(self, path: PurePosixPath, schema: pa.Schema) -> pa.Table:
+        """Read a file as ``schema``: a column it lacks becomes null where null is allowed."""
+        try:
+            with self._fs.open_input_file(str(path)) as source:
+                table = pq.read_table(source)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"record file {path} cannot be read: {reason}; {_REMEDY}") from None
+        columns = [_conformed(table, field) for field in schema]
+        wrong = [f.name for f, column in zip(schema, columns, strict=True) if column is None]
+        if wrong:
+            raise InputError(
+                f"record file {path} was not written by adapt_ray: column {wrong[0]!r} is missing "
+                f"or is not {schema.field(wrong[0]).type}; {_REMEDY}"
+            )
+        return pa.Table.from_arrays(typing.cast("list[Any]", columns), schema=schema)
+
+
+_REMEDY = "delete it to have the run repeated"
+
+
+def _conformed(table: pa.Table, field: "pa.Field[Any]") -> "pa.ChunkedArray[Any] | None":
+    """Return the column as ``field`` describes it, or None where that is impossible."""
+    if field.name not in table.column_names:
+        absent = pa.chunked_array([pa.nulls(len(table), field.type)])
+        return absent if field.nullable else None
+    column = table[field.name]
+    fits = column.type == field.type and (field.nullable or column.null_count == 0)
+    return column if fits else None
+
+
+def _file_name(text: str) -> str:
+    """Return a plain file name for any text; different texts give different names.
+
+    What could be a separator, a device name or a control character is percent-encoded; a name
+    that file systems would refuse for its length is cut and told apart by a hash.
+    """
+    encoded = quote(text, safe="").replace("~", "%7E")
+    if len(encoded) <= 200:
+        return encoded
+    return f"{encoded[:160]}~{hashlib.sha256(text.encode()).hexdigest()[:20]}"

@@ -1,0 +1,1 @@
+"""Tables, figures and the written report: pure functions of run records."""

@@ -1,0 +1,294 @@
+"""The written report: Markdown with figures beside it, the answer first.
+
+It is made from records alone, whatever state they are in: one contender, one seed, failed runs, a
+search without a final comparison. What the records cannot show is said, not left out. Every text
+that comes from users or corpora is escaped.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from matplotlib.figure import Figure
+
+from adapt_ray.artifacts import write_whole
+from adapt_ray.records import RunRecord, run_records
+from adapt_ray.report import figures, tables
+from adapt_ray.report.answer import answer, limits
+from adapt_ray.report.figures import ModuleRow as ModuleRow
+from adapt_ray.report.groups import (
+    Study,
+    configurations,
+    failed,
+    final_arms,
+    reference_arm,
+    studies,
+)
+from adapt_ray.report.tables import Table, markdown
+from adapt_ray.report.wording import MISSING, escape
+
+FILE = "report.md"
+_MOST_TOKENS = 30
+_MOST_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A task token: the sequence it stands for, its support and its normalised perplexity."""
+
+    text: str
+    support: int
+    perplexity: float
+
+
+@dataclass(frozen=True)
+class PlantedRow:
+    """A phrase that the corpus is known to hold: whether it was mined, and became a token."""
+
+    text: str
+    found: bool
+    support: int | None = None
+    token: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a job knows besides the records; everything may be absent."""
+
+    title: str = "Comparison of adaptation methods"
+    command: str | None = None  # what repeats the job
+    task: str | None = None
+    timings: Mapping[str, float | str] = field(default_factory=dict)  # seconds, or "reused"
+    tokens: Sequence[TokenRow] = ()
+    planted: Sequence[PlantedRow] = ()
+    sensitivity: Sequence[ModuleRow] = ()
+    artifacts: Mapping[str, str] = field(default_factory=dict)  # what it is -> its key
+
+
+def write_report(
+    folder: Path, records: pa.Table, curves: Mapping[str, pa.Table], context: Context
+) -> Path:
+    """Write ``report.md`` and its figures into a folder; return the path of ``report.md``.
+
+    ``records`` has RUN_SCHEMA; ``curves`` maps a run_id to a table with CURVES_SCHEMA. The text is
+    written last, so that a reader who sees it finds every figure it shows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = run_records(records)
+    found = studies(runs)
+    blocks = [f"# {escape(context.title)}", *_opening(found, context)]
+    for number, study in enumerate(found, 1):
+        several = len(found) > 1
+        heading = f": {escape(study.label)}" if several else ""
+        writer = _Writer(folder, heading, f"-{number}" if several else "")
+        blocks += _final(writer, study, curves)
+        blocks += _search(writer, study)
+        blocks += _failures(writer, study)
+    blocks += _inputs(_Writer(folder, "", ""), context)
+    blocks += _provenance(runs, context)
+    path = folder / FILE
+    write_whole(pafs.LocalFileSystem(), str(path.absolute()), ("\n\n".join(blocks) + "\n").encode())
+    return path
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Where one study's figures go and what its headings end in."""
+
+    folder: Path
+    heading_end: str
+    file_end: str
+
+    def heading(self, text: str) -> str:
+        return f"## {text}{self.heading_end}"
+
+    def figure(self, figure: Figure, name: str, caption: str) -> str:
+        """Save a figure and return the Markdown that shows it."""
+        file = f"{name}{self.file_end}.png"
+        figures.save(figure, self.folder / file)
+        return f"![{caption}]({file})"
+
+
+def _opening(found: Sequence[Study], context: Context) -> list[str]:
+    task = [f"Task: {escape(context.task)}."] if context.task else []
+    if not found:
+        return [*task, "## Answer", "There are no records yet, so there is nothing to compare."]
+    blocks = [*task, "## Answer"]
+    for study in found:
+        if len(found) > 1:
+            blocks.append(f"### {escape(study.label)}")
+        blocks.append(_bullets(answer(study)))
+        what_not = limits(study)
+        if what_not:
+            blocks += ["What this does not show:", _bullets(what_not)]
+    return blocks
+
+
+def _final(writer: _Writer, study: Study, curves: Mapping[str, pa.Table]) -> list[str]:
+    arms = final_arms(study.runs)
+    scored = [arm for arm in arms if arm.values]
+    if not arms:
+        return []
+    blocks = [writer.heading("Final comparison"), markdown(tables.comparison(arms))]
+    if scored:
+        blocks.append(writer.figure(figures.final_scores(scored), "scores", "Test scores by seed"))
+    if len(scored) > 1:
+        blocks += [
+            f"The lead of {escape(scored[0].label)}, seed by seed:",
+            markdown(tables.differences(scored[0], scored[1:])),
+            writer.heading("Variance over seeds"),
+            markdown(tables.variances(scored, reference_arm(scored) or scored[0])),
+            "The F interval and Brown-Forsythe take the samples as independent; Pitman-Morgan "
+            "uses that the same seeds ran in both. These p values are not corrected for their "
+            "number. One point is 0.01 of macro-F1.",
+        ]
+    blocks += [writer.heading("Cost"), markdown(tables.costs(arms))]
+    if any(arm.flops is not None or arm.train_seconds is not None for arm in scored):
+        blocks.append(writer.figure(figures.cost_against_score(scored), "cost", "Score and cost"))
+    by_arm = {
+        arm.label: [curves[run.run_id] for run in arm.runs if run.run_id in curves] for arm in arms
+    }
+    drawn = {label: found for label, found in by_arm.items() if any(map(len, found))}
+    if drawn:
+        figure = writer.figure(figures.learning_curves(drawn), "curves", "Learning curves")
+        blocks += [writer.heading("Learning curves"), figure]
+    return blocks
+
+
+def _search(writer: _Writer, study: Study) -> list[str]:
+    found = configurations(study.runs)
+    if not found:
+        return []
+    blocks = [
+        writer.heading("Search"),
+        "Judged on the dev split alone. Configurations that the race dropped rank below those "
+        "that ran all their seeds.",
+        markdown(tables.search(study.runs)),
+    ]
+    figure = figures.search_scores(found)
+    if figure is not None:
+        blocks.append(writer.figure(figure, "search", "Dev score by searched value"))
+    return blocks
+
+
+def _failures(writer: _Writer, study: Study) -> list[str]:
+    lost = [run for run in study.runs if failed(run)]
+    if not lost:
+        return []
+    rows = tuple(
+        (run.contender, run.phase, str(run.seed), _fate(run), run.error or MISSING)
+        for run in lost[:_MOST_FAILURES]
+    )
+    shown = "" if len(lost) == len(rows) else f" The first {len(rows)}:"
+    return [
+        writer.heading("Failed runs"),
+        f"{len(lost)} of all {len(study.runs)} runs ended early or learned no more than to name "
+        f"the most frequent class.{shown}",
+        markdown(Table(("Contender", "Phase", "Seed", "Status", "Error"), rows)),
+    ]
+
+
+def _fate(run: RunRecord) -> str:
+    return run.status if run.status != "ok" else "at the majority baseline"
+
+
+def _inputs(writer: _Writer, context: Context) -> list[str]:
+    """Return the sections on task tokens, planted phrases and sensitivity."""
+    blocks = []
+    if context.tokens:
+        blocks += [writer.heading("Task tokens"), *_token_blocks(context.tokens)]
+    if context.planted:
+        hits = sum(row.found for row in context.planted)
+        rows = tuple(
+            (
+                row.text,
+                "yes" if row.found else "no",
+                _optional(row.support),
+                "yes" if row.token else "no",
+            )
+            for row in context.planted
+        )
+        blocks += [
+            writer.heading("Planted phrases"),
+            f"Mining found {hits} of the {len(context.planted)} phrases planted in the corpus; "
+            f"{sum(row.token for row in context.planted)} became tokens.",
+            markdown(Table(("Phrase", "Mined", "Support", "Token"), rows)),
+        ]
+    if context.sensitivity:
+        figure = writer.figure(
+            figures.sensitivity_map(context.sensitivity), "sensitivity", "Sensitivity map"
+        )
+        blocks += [writer.heading("Module sensitivity"), figure]
+    return blocks
+
+
+def _token_blocks(tokens: Sequence[TokenRow]) -> list[str]:
+    shown = tokens[:_MOST_TOKENS]
+    rows = tuple((row.text, str(row.support), f"{row.perplexity:.3g}") for row in shown)
+    note = "" if len(shown) == len(tokens) else f" The first {len(shown)} of {len(tokens)}:"
+    return [
+        "The lower the normalised perplexity, the more the words of a sequence belong together. "
+        f"Support counts distinct training texts.{note}",
+        markdown(Table(("Sequence", "Support", "Normalised perplexity"), rows)),
+    ]
+
+
+def _provenance(runs: Sequence[RunRecord], context: Context) -> list[str]:
+    """Return the sections on time, artifacts, software and how to repeat the job."""
+    blocks = []
+    if context.timings:
+        blocks += ["## Time by stage", markdown(tables.stages(context.timings))]
+    if context.artifacts:
+        rows = tuple(context.artifacts.items())
+        blocks += ["## Artifacts", markdown(Table(("Artifact", "Key"), rows))]
+    if runs:
+        blocks += ["## Where the runs came from", markdown(_environment(runs))]
+    if context.command:
+        blocks += ["## Repeat", _fenced(context.command)]
+    return blocks
+
+
+def _environment(runs: Sequence[RunRecord]) -> Table:
+    versions: dict[str, set[str]] = {}
+    for run in runs:
+        for package, version in json.loads(run.versions_json).items():
+            versions.setdefault(package, set()).add(str(version))
+    facts = {
+        "machine": (run.machine for run in runs),
+        "code revision": (run.git_revision for run in runs),
+        "model": (run.model for run in runs),
+        "precision": (run.precision for run in runs),
+        "engine": (_engine(run) for run in runs),
+        "workers of a run": (str(run.world_size) for run in runs),
+        "corpus digest": (run.corpus_digest for run in runs),
+        "token set digest": (run.token_set_digest or "no task tokens" for run in runs),
+        **versions,
+    }
+    return Table(("What", "Value"), tuple((name, _each(values)) for name, values in facts.items()))
+
+
+def _engine(run: RunRecord) -> str:
+    return run.engine if run.zero_stage is None else f"{run.engine}, ZeRO stage {run.zero_stage}"
+
+
+def _each(values: Iterable[str]) -> str:
+    return "; ".join(sorted(set(values)))
+
+
+def _optional(value: int | None) -> str:
+    return MISSING if value is None else str(value)
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _fenced(code: str) -> str:
+    """Return a code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{code}\n{fence}"

@@ -1,0 +1,311 @@
+"""Figures of the report, drawn without a display, in colours that colour-blind readers tell apart.
+
+Every function takes grouped data and returns a Figure; nothing is kept in global state.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.fs as pafs
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from adapt_ray.artifacts import write_whole
+from adapt_ray.report.groups import Arm, Configuration
+
+# Okabe and Ito's palette, its yellow left out because it is too pale for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+DPI = 150
+_LONGEST_LABEL = 32
+_MOST_TICKS = 6
+_WIDEST_TICK = 5  # characters
+_LOG_FROM = 20.0  # values that span more than this factor get a logarithmic scale
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """One module's sensitivity (paper section 3.2) and whether it was selected."""
+
+    layer: int
+    kind: str
+    dispersion: float
+    gradient: float
+    sensitivity: float
+    selected: bool
+    parameters: int
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; a reader sees the old file or the whole new one."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    write_whole(pafs.LocalFileSystem(), str(path.absolute()), buffer.getvalue())
+
+
+def final_scores(arms: Sequence[Arm]) -> Figure:
+    """Draw every run's test macro-F1, with each arm's mean and its 95% interval, best on top."""
+    figure = Figure(figsize=(7, 1.2 + 0.55 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    styles = _styles([arm.label for arm in arms])
+    for row, arm in enumerate(arms):
+        estimate, (colour, marker) = arm.estimate, styles[arm.label]
+        offsets = row + 0.22 * _spread_out(arm.values)
+        axes.scatter(arm.values, offsets, s=26, color=colour, marker=marker, alpha=0.55, lw=0)
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [row, row], color="black", lw=1.6, zorder=3)
+        if estimate.mean is not None:
+            axes.plot(estimate.mean, row, "|", color="black", ms=16, mew=2, zorder=3)
+    axes.set_yticks(range(len(arms)), [_text(arm.label) for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel("test macro-F1")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    _explain(figure, "one point a seed; black: mean and its 95% interval")
+    _tidy(axes, "x")
+    return figure
+
+
+def cost_against_score(arms: Sequence[Arm]) -> Figure:
+    """Draw mean test macro-F1 against the operations and the time of a run."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _cost_panel(left, arms, lambda arm: arm.flops and arm.flops / 1e12)
+    _cost_panel(right, arms, lambda arm: arm.train_seconds)
+    left.set_xlabel("training operations of a run (10¹² FLOP)")
+    right.set_xlabel("training time of a run (s)")
+    left.set_ylabel("test macro-F1")
+    _explain(figure, "mean over seeds and its 95% interval; top left is best")
+    _legend(figure, left)
+    return figure
+
+
+def learning_curves(curves: Mapping[str, Sequence[pa.Table]]) -> Figure:
+    """Draw dev macro-F1 and training loss by epoch: mean over runs, band from worst to best.
+
+    ``curves`` maps a label to the CURVES_SCHEMA tables of its runs.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    styles = _styles(list(curves))
+    for label, tables in curves.items():
+        for axes, column in ((left, "dev_macro_f1"), (right, "train_loss")):
+            _band(axes, label, tables, column, *styles[label])
+    left.set_ylabel("dev macro-F1")
+    right.set_ylabel("training loss")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        _tidy(axes, "both")
+    _explain(figure, "line: mean over seeds; band: lowest to highest")
+    _legend(figure, left)
+    return figure
+
+
+def search_scores(configurations: Sequence[Configuration]) -> Figure | None:
+    """Draw mean dev macro-F1 against every searched field, or None when nothing was searched.
+
+    The fewer seeds a configuration ran before the race dropped it, the paler its point.
+    """
+    judged = [found for found in configurations if found.estimate.mean is not None]
+    names = list(dict.fromkeys(name for found in judged for name in found.settings))
+    if not names:
+        return None
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        _search_panel(axes, name, judged)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean dev macro-F1")
+    _explain(figure, "one point a configuration; pale: dropped after fewer seeds; ringed: chosen")
+    _legend(figure, *grid.flat[: len(names)])
+    return figure
+
+
+def sensitivity_map(modules: Sequence[ModuleRow]) -> Figure:
+    """Draw dispersion, gradient norm and sensitivity by layer and kind; selected ones framed."""
+    layers = sorted({module.layer for module in modules})
+    kinds = list(dict.fromkeys(module.kind for module in modules))
+    figure = Figure(
+        figsize=(2.5 + 1.5 * len(kinds), 2.2 + 0.24 * len(layers)), layout="constrained"
+    )
+    panels = {
+        "dispersion D": [module.dispersion for module in modules],
+        "gradient norm G": [module.gradient for module in modules],
+        "sensitivity S": [module.sensitivity for module in modules],
+    }
+    grids = figure.subplots(1, 3, sharey=True)
+    for axes, (title, values) in zip(grids, panels.items(), strict=True):
+        grid = np.full((len(layers), len(kinds)), np.nan)
+        for module, value in zip(modules, values, strict=True):
+            row, column = layers.index(module.layer), kinds.index(module.kind)
+            grid[row, column] = value
+            if module.selected:
+                axes.add_patch(_frame(row, column))
+        scale = _colour_scale(values) if axes is not grids[-1] else None
+        image = axes.imshow(grid, cmap="viridis", origin="lower", aspect="auto", norm=scale)
+        figure.colorbar(image, ax=axes)
+        axes.set_title(title)
+        axes.set_xticks(range(len(kinds)), map(_text, kinds), rotation=60, ha="right")
+    figure.axes[0].set_yticks(range(len(layers)), map(str, layers))
+    figure.axes[0].set_ylabel("layer")
+    selected = [module for module in modules if module.selected]
+    _explain(
+        figure,
+        f"framed: the {len(selected)} selected of {len(modules)} modules, "
+        f"{sum(module.parameters for module in selected) / 1e6:.3g} M parameters; "
+        "layer 0 is next to the embeddings",
+    )
+    return figure
+
+
+def _cost_panel(axes: Any, arms: Sequence[Arm], cost: Callable[[Arm], float | None]) -> None:
+    styles = _styles([arm.label for arm in arms])
+    for arm in arms:
+        x, estimate, (colour, marker) = cost(arm), arm.estimate, styles[arm.label]
+        if x is None or estimate.mean is None:
+            continue
+        bars = None
+        if estimate.low is not None and estimate.high is not None:
+            bars = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
+        axes.errorbar(
+            x,
+            estimate.mean,
+            bars,
+            fmt=marker,
+            color=colour,
+            ms=8,
+            capsize=3,
+            label=_text(arm.label),
+        )
+    axes.set_xlim(left=0, right=axes.get_xlim()[1] * 1.05)
+    _tidy(axes, "both")
+
+
+def _band(
+    axes: Any, label: str, tables: Sequence[pa.Table], column: str, colour: str, marker: str
+) -> None:
+    by_epoch: dict[int, list[float]] = {}
+    for table in tables:
+        for row in table.to_pylist():
+            if row[column] is not None and math.isfinite(row[column]):
+                by_epoch.setdefault(row["epoch"], []).append(row[column])
+    epochs = sorted(by_epoch)
+    means = [sum(by_epoch[epoch]) / len(by_epoch[epoch]) for epoch in epochs]
+    axes.plot(epochs, means, color=colour, marker=marker, ms=4, label=_text(label))
+    axes.fill_between(
+        epochs,
+        [min(by_epoch[epoch]) for epoch in epochs],
+        [max(by_epoch[epoch]) for epoch in epochs],
+        color=colour,
+        alpha=0.18,
+        lw=0,
+    )
+
+
+def _search_panel(axes: Any, name: str, configurations: Sequence[Configuration]) -> None:
+    styles = _styles([found.contender for found in configurations])
+    most = max(len(found.runs) for found in configurations)
+    here = [found for found in configurations if name in found.settings]
+    place = _scale(axes, [found.settings[name] for found in here])
+    for found in here:
+        colour, marker = styles[found.contender]
+        x, y = place(found.settings[name]), found.estimate.mean
+        strength = 0.25 + 0.65 * len(found.runs) / most
+        axes.scatter(
+            x, y, color=colour, marker=marker, alpha=strength, lw=0, label=_text(found.contender)
+        )
+        if found.chosen:
+            axes.scatter(x, y, s=130, facecolors="none", edgecolors="black")
+    axes.set_xlabel(_text(name))
+    _tidy(axes, "both")
+
+
+def _scale(axes: Any, values: Sequence[Any]) -> Callable[[Any], float]:
+    """Set up the x axis for these values; return how a value is placed on it."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(values):
+        names = sorted(map(str, {str(value) for value in values}))
+        axes.set_xticks(range(len(names)), map(_text, names))
+        return lambda value: names.index(str(value))
+    if min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_FROM:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
+    ticks = sorted(set(numbers))
+    labels = [f"{tick:g}" for tick in ticks]
+    # Choices are short numbers and few; values drawn from an interval would run into each other.
+    if len(ticks) <= _MOST_TICKS and max(map(len, labels)) <= _WIDEST_TICK:
+        axes.set_xticks(ticks, labels)
+        axes.xaxis.set_minor_locator(NullLocator())
+    return float
+
+
+def _colour_scale(values: Sequence[float]) -> Normalize:
+    low, high = min(values), max(values)
+    return LogNorm(low, high) if low > 0 and high / low > _LOG_FROM else Normalize(low, high)
+
+
+def _frame(row: int, column: int) -> Rectangle:
+    outlined = [withStroke(linewidth=3.5, foreground="black")]
+    return Rectangle(
+        (column - 0.4, row - 0.4), 0.8, 0.8, fill=False, ec="white", lw=1.5, path_effects=outlined
+    )
+
+
+def _styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return colour and marker of each label: alphabetic, so that all figures agree.
+
+    The pair repeats only after all combinations.
+    """
+    return {
+        label: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
+        for i, label in enumerate(sorted(set(labels)))
+    }
+
+
+def _spread_out(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return offsets in [-1, 1] that keep equal scores apart, the same in every drawing."""
+    return np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(len(values))
+
+
+def _text(label: str) -> str:
+    """Return a label that matplotlib prints as it is: no mathematics, and not hidden."""
+    short = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
+def _explain(figure: Figure, text: str) -> None:
+    figure.suptitle(text, fontsize="small")
+
+
+def _legend(figure: Figure, *panels: Any) -> None:
+    """Put one legend for all panels below them, every label once."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(
+            found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False
+        )
+
+
+def _tidy(axes: Any, grid: str) -> None:
+    axes.grid(axis=grid, color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,222 @@
+"""Tables from run records, their numbers written for readers.
+
+A cell holds plain text; :func:`markdown` escapes it, so names and corpus text that users bring
+cannot break a table or become markup.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from adapt_ray.records import RunRecord
+from adapt_ray.report import statistics
+from adapt_ray.report.groups import (
+    Arm,
+    Configuration,
+    compare,
+    configurations,
+    failed,
+    mean,
+    paired_scores,
+    reference_arm,
+    relative_cost,
+)
+from adapt_ray.report.wording import (
+    MISSING,
+    escape,
+    interval,
+    multiple,
+    operations,
+    p_value,
+    score,
+    seconds,
+    setting,
+    share,
+    signed,
+    size,
+    spread,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column names and rows of plain text."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def markdown(table: Table) -> str:
+    """Return the table in GitHub's Markdown, every cell escaped, all but the first to the right."""
+    rule = [":--"] + ["--:"] * (len(table.columns) - 1)
+    rows = [map(escape, table.columns), rule, *(map(escape, row) for row in table.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def comparison(arms: Sequence[Arm]) -> Table:
+    """Return the final scores, one row an arm."""
+    columns = (
+        "Contender",
+        "Seeds",
+        "Test macro-F1",
+        "95% interval",
+        "Interquartile mean",
+        "Variance (points²)",
+        "Test accuracy",
+        "Failed runs",
+    )
+    return Table(columns, tuple(_comparison_row(arm) for arm in arms))
+
+
+def differences(winner: Arm, others: Sequence[Arm]) -> Table:
+    """Return the winner's lead over every other arm, with p values corrected for their number."""
+    columns = (
+        "Comparison",
+        "Pairs",
+        "Difference in F1",
+        "95% interval",
+        "p (paired t)",
+        "p (t, Holm)",
+        "p (Wilcoxon)",
+        "Chance that a run is better",
+    )
+    found = [compare(winner, other) for other in others]
+    corrected = statistics.holm([difference.t_p for difference in found])
+    rows = (
+        (
+            f"{winner.label} - {other.label}",
+            str(difference.n),
+            signed(difference.mean),
+            interval(difference.low, difference.high, signs=True),
+            p_value(difference.t_p),
+            p_value(p),
+            p_value(difference.wilcoxon_p),
+            share(statistics.probability_of_improvement(winner.values, other.values)),
+        )
+        for other, difference, p in zip(others, found, corrected, strict=True)
+    )
+    return Table(columns, tuple(rows))
+
+
+def variances(arms: Sequence[Arm], reference: Arm) -> Table:
+    """Return every other arm's variance of test macro-F1 against the reference's."""
+    columns = (
+        "Variances",
+        "Seeds",
+        "Ratio",
+        "95% interval (F)",
+        "p (Pitman-Morgan, paired)",
+        "p (Brown-Forsythe)",
+    )
+    return Table(
+        columns, tuple(_variance_row(arm, reference) for arm in arms if arm is not reference)
+    )
+
+
+def costs(arms: Sequence[Arm]) -> Table:
+    """Return what the arms' runs cost, beside what they score.
+
+    Cost relative to full finetuning is of whole runs, so that numbers of epochs count.
+    """
+    columns = (
+        "Contender",
+        "Test macro-F1",
+        "Trained share",
+        "Inserted tokens",
+        "Training time a run",
+        "FLOPs an epoch",
+        "Peak memory",
+        "FLOPs a run / full",
+        "Time a run / full",
+    )
+    reference = reference_arm(arms)
+    return Table(columns, tuple(_cost_row(arm, reference) for arm in arms))
+
+
+def search(runs: Iterable[RunRecord]) -> Table:
+    """Return the search, one row a configuration, best first within each contender."""
+    columns = (
+        "Contender",
+        "Rank",
+        "Searched values",
+        "Seeds",
+        "Dev macro-F1",
+        "Failed runs",
+        "Chosen",
+    )
+    return Table(columns, tuple(_search_row(found) for found in configurations(runs)))
+
+
+def stages(timings: Mapping[str, float | str]) -> Table:
+    """Return how long every stage took: seconds, or a word such as ``reused``."""
+    rows = (
+        (name, took if isinstance(took, str) else seconds(took)) for name, took in timings.items()
+    )
+    return Table(("Stage", "Time"), tuple(rows))
+
+
+def _comparison_row(arm: Arm) -> tuple[str, ...]:
+    estimate = arm.estimate
+    variance = statistics.sample_variance(arm.values)
+    accuracies = [run.test_accuracy for run in arm.runs if run.test_accuracy is not None]
+    return (
+        arm.label,
+        str(estimate.n),
+        spread(estimate),
+        interval(estimate.low, estimate.high),
+        score(statistics.interquartile_mean(arm.values)),
+        MISSING if variance is None else f"{1e4 * variance:.2g}",
+        spread(statistics.mean_estimate(accuracies)),
+        f"{sum(map(failed, arm.runs))} of {len(arm.runs)}",
+    )
+
+
+def _variance_row(arm: Arm, reference: Arm) -> tuple[str, ...]:
+    found = statistics.variance_ratio(arm.values, reference.values)
+    return (
+        f"{arm.label} / {reference.label}",
+        f"{found.n_a} and {found.n_b}",
+        multiple(found.ratio),
+        MISSING if found.ratio is None else f"{multiple(found.low)} to {multiple(found.high)}",
+        p_value(statistics.pitman_morgan(*paired_scores(arm, reference))),
+        p_value(statistics.brown_forsythe(arm.values, reference.values)),
+    )
+
+
+def _cost_row(arm: Arm, reference: Arm | None) -> tuple[str, ...]:
+    flops, time = relative_cost(arm, reference) if reference else (None, None)
+    return (
+        arm.label,
+        spread(arm.estimate),
+        share(mean(run.trained_share for run in arm.runs)),
+        share(mean(run.inserted_token_share for run in arm.runs)),
+        seconds(arm.train_seconds),
+        operations(mean(run.flops_per_epoch for run in arm.runs)),
+        _peak_memory(arm),
+        multiple(flops),
+        multiple(time),
+    )
+
+
+_MEMORY_OF = {"rss": "process", "cuda": "GPU"}
+
+
+def _peak_memory(arm: Arm) -> str:
+    """Return the largest peak of the arm's runs and whose memory it is."""
+    peaks = [run.peak_memory_bytes for run in arm.runs if run.peak_memory_bytes is not None]
+    kinds = sorted({_MEMORY_OF[run.memory_kind] for run in arm.runs if run.memory_kind})
+    return f"{size(max(peaks))} ({' and '.join(kinds)})" if peaks else MISSING
+
+
+def _search_row(found: Configuration) -> tuple[str, ...]:
+    values = (
+        f"{name.rpartition('.')[2]} {setting(value)}" for name, value in found.settings.items()
+    )
+    return (
+        found.contender,
+        str(found.rank),
+        ", ".join(values) or MISSING,
+        str(len(found.runs)),
+        spread(found.estimate),
+        str(sum(map(failed, found.runs))),
+        "yes" if found.chosen else "",
+    )

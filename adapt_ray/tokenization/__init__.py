@@ -1,0 +1,1 @@
+"""Task tokens in texts: finding their occurrences and inserting them."""

@@ -1,0 +1,1 @@
+"""Training one run: engine, loop, evaluation, and the record that comes out."""

@@ -1,0 +1,51 @@
+"""Train one method with one seed, record the run, and optionally export the model.
+
+python jobs/finetune.py --data.task demo --method.type adapt --method.sparsity 0.1
+python jobs/finetune.py --method.type full --seed 3 --export models/demo
+"""
+
+from adapt_ray import cli
+from adapt_ray.config import FinetuneJob
+from adapt_ray.contenders import check_budget
+from adapt_ray.distributed.session import Session
+from adapt_ray.distributed.stages import Chain, tokens_in_short
+from adapt_ray.distributed.train import is_finished, run_seeds
+from adapt_ray.records import RecordStore
+
+
+def finetune(job: FinetuneJob, dry_run: bool) -> None:
+    """Run the plan unless its record exists, and show the record."""
+    check_budget("flags", job.method, job.model)
+    with Session(job.resources) as session:
+        chain = Chain(job, session, find_only=dry_run)
+        chain.check()
+        if dry_run:
+            print(cli.table(chain.status()))
+            return
+        if job.method.task_tokens:
+            print(tokens_in_short(chain.tokens))
+        plan = chain.run_plan(
+            job.method.type,
+            job.method,
+            job.training,
+            job.sensitivity,
+            phase="finetune",
+            test=job.test,
+        )
+        records = RecordStore(chain.storage)
+        if job.export or not is_finished(records, plan, job.seed):
+            session.start()
+            run_seeds(
+                plan,
+                [job.seed],
+                job.resources,
+                folder=f"{chain.storage}/ray",
+                export_to=job.export,
+            )
+        record = records.get(plan.run_id(job.seed), plan.task, plan.method.type)
+        assert record is not None
+        print(cli.table(record.summary() | chain.locations()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.main(FinetuneJob, finetune))

@@ -1,0 +1,26 @@
+"""Mine closed token sequences from a corpus's training texts and select its task tokens.
+
+python jobs/mine.py --data.task demo
+python jobs/mine.py --data.source corpus.parquet --data.text_column body --mining.max_gap 2
+"""
+
+from adapt_ray import cli
+from adapt_ray.config import MineJob
+from adapt_ray.distributed.session import Session
+from adapt_ray.distributed.stages import Chain, tokens_as_text
+
+
+def mine(job: MineJob, dry_run: bool) -> None:
+    """Build the chain up to the task tokens and show them."""
+    with Session(job.resources) as session:
+        chain = Chain(job, session, find_only=dry_run)
+        chain.check()
+        if dry_run:
+            print(cli.table(chain.status()))
+            return
+        print(tokens_as_text(chain.tokens))
+        print(cli.table(chain.locations()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.main(MineJob, mine))

@@ -1,0 +1,77 @@
+"""Search each contender on the dev split, then compare the winners on the test split.
+
+python jobs/sweep.py jobs/recipes/demo.yaml
+python jobs/sweep.py --data.source corpus.csv --data.label_column topic --search.seeds 5
+"""
+
+from collections.abc import Callable
+
+from adapt_ray import cli
+from adapt_ray.config import SweepJob
+from adapt_ray.distributed.compare import Comparison, Runs
+from adapt_ray.distributed.search import Proposal
+from adapt_ray.distributed.session import Session
+from adapt_ray.distributed.stages import MissingError
+from adapt_ray.distributed.sweep import search, seed_runs_done, winners
+from adapt_ray.training.run import RunPlan
+
+PlanFor = Callable[[Proposal], RunPlan]
+FIRST_FINAL_SEED = 100  # none of the final seeds took part in the search
+
+
+def sweep(job: SweepJob, dry_run: bool) -> None:
+    """Mine, measure, search, compare and report; what is done already is not repeated."""
+    with Session(job.resources) as session:
+        comparison = Comparison(job, session, find_only=dry_run)
+        comparison.check()
+        chain = comparison.chain
+
+        def plan_for(proposal: Proposal) -> RunPlan:
+            return comparison.plan(proposal.contender, proposal.values, "search", test=False)
+
+        if dry_run:
+            print(cli.table(chain.status() | _to_do(job, comparison, plan_for)))
+            return
+
+        comparison.prepare()
+        with chain.timed("search"):
+            trials = search(
+                session,
+                job.contenders,
+                job.search,
+                job.training,
+                plan_for,
+                job.resources,
+                chain.storage,
+            )
+        best = winners(trials)
+        plans = [
+            comparison.plan(trial.proposal.contender, trial.proposal.values, "final", test=True)
+            for trial in best
+        ]
+        seeds = range(FIRST_FINAL_SEED, FIRST_FINAL_SEED + job.search.final_seeds)
+        comparison.run(plans, seeds)
+
+        searched = [Runs(trial.plan, range(job.search.seeds)) for trial in trials]
+        comparison.report([*searched, *(Runs(plan, seeds) for plan in plans)])
+
+
+def _to_do(job: SweepJob, comparison: Comparison, plan_for: PlanFor) -> dict[str, str]:
+    """Say how many seed-runs the search has, how many are recorded, and what the rest takes."""
+    spaces = [contender.space for contender in job.contenders.values()]
+    total = sum(job.search.configurations if space else 1 for space in spaces) * job.search.seeds
+    try:
+        storage = comparison.chain.storage
+        done = seed_runs_done(job.contenders, job.search, job.training, plan_for, storage)
+    except MissingError:
+        done = 0
+    final = job.search.final_seeds * len(job.contenders)
+    return {
+        "search": f"{done} of {total} seed-runs done",
+        "final": f"up to {final} runs of the winners",
+        "estimate": comparison.estimate(total - done + final),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.main(SweepJob, sweep))

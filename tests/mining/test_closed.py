@@ -1,0 +1,248 @@
+"""The miner against the definitions, against an independent implementation, and its edges."""
+
+import gzip
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import adapt_ray
+from adapt_ray.config import MiningConfig
+from adapt_ray.errors import InputError
+from adapt_ray.mining import closed
+from adapt_ray.mining.closed import EncodedCorpus, Patterns, mine_closed, mine_patterns
+
+Documents = list[list[int]]
+
+
+def of_alphabet(size: int) -> st.SearchStrategy[Documents]:
+    return st.lists(st.lists(st.integers(0, size - 1), max_size=8), max_size=6)
+
+
+databases = st.integers(1, 4).flatmap(of_alphabet)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    documents=databases,
+    repeats_first=st.booleans(),
+    min_support=st.integers(1, 4),
+    min_length=st.integers(1, 3),
+    more_length=st.integers(0, 3) | st.just(20),
+    max_gap=st.none() | st.integers(0, 3),
+    max_span=st.none() | st.integers(1, 8),
+)
+def test_equals_the_definitions(
+    closed_by_definition: Callable[..., Any],
+    documents: Documents,
+    repeats_first: bool,
+    min_support: int,
+    min_length: int,
+    more_length: int,
+    max_gap: int | None,
+    max_span: int | None,
+) -> None:
+    if repeats_first:
+        documents += documents[:1]
+    limits = MiningConfig(
+        min_support=min_support,
+        min_length=min_length,
+        max_length=min_length + more_length,
+        max_gap=max_gap,
+        max_span=max_span,
+    )
+    wanted = closed_by_definition(
+        documents, min_support, min_length, min_length + more_length, max_gap, max_span
+    )
+    found = mine_patterns(EncodedCorpus.from_documents(documents), limits)
+    supports = found.as_mapping()
+    figures = zip(supports.values(), found.starts.tolist(), strict=True)
+    assert dict(zip(supports, figures, strict=True)) == wanted
+    assert list(supports) == sorted(wanted), "lexicographic order"
+
+
+GOLDEN = {
+    "rt_first1000.bide_minsup5": (None, None),
+    "rt_first1000.closed_minsup5_gap1_spanNone": (1, None),
+    "rt_first1000.closed_minsup5_gap2_spanNone": (2, None),
+    "rt_first1000.closed_minsup5_gapNone_span8": (None, 8),
+    "sciie_first300.bide_minsup10": (None, None),
+    "sciie_first300.bide_minsup5": (None, None),
+    "sciie_first300.closed_minsup5_gap0_spanNone": (0, None),
+    "sciie_first300.closed_minsup5_gap1_spanNone": (1, None),
+    "sciie_first300.closed_minsup5_gap2_span10": (2, 10),
+}
+
+
+def read_golden(path: Path) -> dict[tuple[int, ...], int]:
+    patterns = {}
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            items, support = line.split("#SUP:")
+            patterns[tuple(int(t) for t in items.split() if t != "-1")] = int(support)
+    return patterns
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_equals_golden_file(shared: Path, name: str) -> None:
+    corpus, _, kind = name.partition(".")
+    text = (shared / "golden" / f"{corpus}.spmf").read_text()
+    documents = [[int(t) for t in line.split() if int(t) >= 0] for line in text.splitlines()]
+    support = re.search(r"minsup(\d+)", kind)
+    assert support
+    max_gap, max_span = GOLDEN[name]
+    found = mine_closed(documents, int(support[1]), 1, 10_000, max_gap, max_span)
+    assert found == read_golden(shared / "golden" / f"{name}.txt.gz")
+
+
+def test_golden_files_are_all_listed(shared: Path) -> None:
+    files = {path.name.removesuffix(".txt.gz") for path in (shared / "golden").glob("*.gz")}
+    assert files == set(GOLDEN)
+
+
+def test_pruning_looks_at_every_end() -> None:
+    """Where the first end alone would prune: 9 precedes the first 1 of each document only.
+
+    1 3 is closed, since its occurrences start at the second 1, which nothing precedes.
+    """
+    documents = [[9, 1, 7, 7, 1, 3], [9, 1, 8, 8, 1, 3]]
+    assert mine_closed(documents, 2, 1, 20, 0) == {(1, 3): 2, (9, 1): 2}
+
+
+def test_span_limit_never_prunes_on_items_before() -> None:
+    """9 precedes every 1, but 9 1 3 is wider than 3 tokens in the second document."""
+    documents = [[9, 1, 3], [9, 1, 7, 3]]
+    assert mine_closed(documents, 2, 2, 20, 1, 3) == {(1, 3): 2, (9, 1): 2}
+
+
+def test_infrequent_tokens_keep_their_place() -> None:
+    """5 and 6 stand once each; deleting them would make 1 and 2 neighbours."""
+    assert mine_closed([[1, 5, 2], [1, 6, 2]], 2, 2, 20, 0) == {}
+    assert mine_closed([[1, 5, 2], [1, 6, 2]], 2, 2, 20, 1) == {(1, 2): 2}
+
+
+def test_length_limits_only_filter() -> None:
+    documents = [[1, 2, 3, 4]] * 3
+    assert mine_closed(documents, 3, 1, 20, 0) == {(1, 2, 3, 4): 3}
+    assert mine_closed(documents, 3, 1, 3, 0) == {}, "1 2 3 is not closed, however long 4 is"
+    assert mine_closed(documents, 3, 5, 20, 0) == {}
+
+
+def test_public_entry() -> None:
+    assert adapt_ray.mine_closed([[1, 2], [1, 2]], min_support=2) == {(1, 2): 2}
+
+
+def test_equal_documents_all_count() -> None:
+    assert mine_closed([[1, 2]] * 7, 5) == {(1, 2): 7}
+
+
+@pytest.mark.parametrize("documents", [[], [[]], [[], [], []], [[1], [2], [3]]])
+def test_nothing_to_find(documents: Documents) -> None:
+    assert mine_closed(documents, 2, 1) == {}
+
+
+def test_documents_may_be_arrays_of_any_integer_type() -> None:
+    documents = [np.array([1, 2, 3], dtype) for dtype in (np.int64, np.uint16, np.int8)]
+    assert mine_closed([*documents, (1, 2, 3), np.array([])], 4) == {(1, 2, 3): 4}
+
+
+def test_read_only_arrays_are_mined() -> None:
+    corpus = EncodedCorpus.from_documents([[1, 2]] * 5)
+    corpus.tokens.flags.writeable = False
+    corpus.offsets.flags.writeable = False
+    assert mine_patterns(corpus, MiningConfig()).as_mapping() == {(1, 2): 5}
+
+
+def test_huge_ids_need_no_huge_table() -> None:
+    largest = 2**31 - 1
+    assert mine_closed([[largest, 3, 0]] * 5) == {(largest, 3, 0): 5}
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ([1, -1], "document 1 holds -1"),
+        ([2**31], "document 1 holds 2147483648"),
+        ([2**70], "document 1 holds 1180591620717411303424"),
+        ([1.5], r"document 1 holds 1\.5"),
+        (["a"], "document 1 holds 'a'"),
+        ([None], "document 1 holds None"),
+        ([[1], [2]], "document 1 is not a flat sequence"),
+        ([[1], [2, 3]], "document 1 is not a flat sequence"),
+        (7, "document 1 is not a flat sequence"),
+    ],
+)
+def test_bad_documents_are_named(document: object, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        mine_closed([[1, 2], document])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("min_support", 0),
+        ("min_length", 0),
+        ("max_length", 1),
+        ("max_gap", -1),
+        ("max_span", 0),
+        ("min_support", 2.5),
+        ("max_patterns", 0),
+    ],
+)
+def test_bad_limits_are_named(option: str, value: int) -> None:
+    with pytest.raises(InputError, match=option) as error:
+        mine_closed([[1, 2]], **{option: value})
+    assert "\n" not in str(error.value)
+
+
+def test_too_many_patterns_end_with_an_error() -> None:
+    documents = [[1, 2], [2, 3], [3, 4], [4, 5]] * 2
+    assert len(mine_closed(documents, 2, max_patterns=4)) == 4
+    with pytest.raises(InputError, match=r"max_patterns = 3 .* 3 found .*min_support .*max_gap"):
+        mine_closed(documents, 2, max_patterns=3)
+
+
+@pytest.mark.parametrize("max_gap", [1, None])
+def test_a_search_without_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, max_gap: int | None
+) -> None:
+    monkeypatch.setattr(closed, "_EXAMINED_PER_PATTERN", 1)
+    monkeypatch.setattr(closed, "_FEWEST_PATTERNS", 1)
+    documents = [[i % 3 for i in range(60)]] * 2
+    with pytest.raises(InputError, match="too large for max_patterns = 9: 0 found with 0 of 3"):
+        mine_closed(documents, 2, 50, 59, max_gap, max_patterns=9)
+
+
+def test_patterns_survive_saving(tmp_path: Path) -> None:
+    documents = [[1, 2, 3, 1, 2], [1, 2, 4], [3, 1, 2]]
+    patterns = mine_patterns(
+        EncodedCorpus.from_documents(documents), MiningConfig(min_support=2, min_length=1)
+    )
+    assert len(patterns) == 2
+    for name, kept in [("some", patterns), ("none", nothing())]:
+        folder = tmp_path / name
+        folder.mkdir()
+        kept.save(folder)
+        loaded = Patterns.load(folder)
+        for field in ("items", "offsets", "support", "starts"):
+            expected = getattr(kept, field)
+            np.testing.assert_array_equal(getattr(loaded, field), expected)
+            assert getattr(loaded, field).dtype == expected.dtype
+
+
+def nothing() -> Patterns:
+    return mine_patterns(EncodedCorpus.from_documents([]), MiningConfig())
+
+
+def test_foreign_parquet_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"items": [1]}), tmp_path / "patterns.parquet")
+    with pytest.raises(InputError, match="items: int64"):
+        Patterns.load(tmp_path)

@@ -1,0 +1,179 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import adapt_ray
+from adapt_ray.config import AdaptConfig, FullConfig, MethodConfig
+from adapt_ray.export import export
+from adapt_ray.modeling import TaskClassifier
+from adapt_ray.records import RecordStore, RunRecord
+from adapt_ray.training.engine import Engine
+from adapt_ray.training.evaluate import majority_macro_f1, score
+from adapt_ray.training.run import Inputs, Outcome, RunPlan, _model, execute
+
+PlanFor = Callable[..., RunPlan]
+
+
+def run(plan: RunPlan, seed: int = 0) -> tuple[Outcome, dict[str, Tensor]]:
+    """Execute a plan and return its outcome and final weights."""
+    weights: dict[str, Tensor] = {}
+
+    def keep(model: TaskClassifier, engine: Engine, record: RunRecord) -> None:
+        weights.update({name: value.clone() for name, value in engine.weights().items()})
+
+    return execute(plan, seed, Inputs.of(plan), export=keep), weights
+
+
+def initial(plan: RunPlan, seed: int = 0) -> dict[str, Tensor]:
+    state = _model(plan, seed, Inputs.of(plan)).state_dict()
+    return {name: value.clone() for name, value in state.items()}
+
+
+def declared(plan: RunPlan, names: set[str]) -> set[str]:
+    """Return which weights a method says it trains, from its definition."""
+    new = {"backbone.embeddings.word_embeddings.new"} & names
+    if plan.method.new_rows == "frozen":
+        new = set()
+    if isinstance(plan.method, FullConfig):
+        return {n for n in names if not n.endswith(".new")} | new
+    assert plan.selection is not None
+    chosen = {n for n in names for m in plan.selection.modules if n.startswith(f"backbone.{m}.")}
+    return chosen | {"head.weight", "head.bias"} | new
+
+
+# Softmax does not see a constant added to all scores of a row, so a key's bias never has a
+# gradient; rows of tokens and positions that no text uses stay, but their tables move elsewhere.
+NEVER_MOVES = (".key.bias",)
+
+
+def test_exactly_the_declared_weights_train(plan_for: PlanFor, method: MethodConfig) -> None:
+    plan = plan_for(method, weight_decay=0.1)
+    before, (outcome, after) = initial(plan), run(plan)
+    assert outcome.record.status == "ok"
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    expected = declared(plan, set(before))
+    assert moved <= expected
+    assert {n for n in expected - moved if not n.endswith(NEVER_MOVES)} == set()
+
+
+def test_a_reloaded_export_predicts_the_same(
+    plan_for: PlanFor, method: MethodConfig, tmp_path: Path
+) -> None:
+    plan = plan_for(method, test=True)
+    inputs = Inputs.of(plan)
+    folder = tmp_path / "exported"
+
+    def write(model: TaskClassifier, engine: Engine, record: RunRecord) -> None:
+        names = inputs.corpus.label_names
+        export(folder, model, engine.weights(), inputs.tokenizer, plan.model, names, {})
+
+    outcome = execute(plan, 0, inputs, export=write)
+    table = outcome.predictions
+    expected = np.array(table["logits"].to_pylist())[np.array(table["split"]) == "test"]
+    classifier = adapt_ray.load(folder)
+    texts = list(inputs.corpus.splits["test"].texts)
+    np.testing.assert_allclose(classifier.logits(texts), expected, rtol=1e-4, atol=1e-5)
+    prediction = classifier.predict(texts)
+    assert prediction.labels == tuple(("good", "bad")[i] for i in expected.argmax(1))
+    np.testing.assert_allclose(prediction.probabilities.sum(1), 1.0, rtol=1e-5)
+    assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pkl"))
+    assert [p.name for p in tmp_path.iterdir()] == ["exported"]
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_differs(
+    plan_for: PlanFor, method: MethodConfig
+) -> None:
+    plan = plan_for(method)
+    (first, one), (again, same), (other, two) = run(plan, 3), run(plan, 3), run(plan, 4)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert first.predictions.equals(again.predictions)
+    assert not torch.equal(one["head.weight"], two["head.weight"])
+    losses = [outcome.curves["train_loss"].to_pylist() for outcome in (first, again, other)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_record_says_what_was_trained(plan_for: PlanFor) -> None:
+    plan = plan_for(AdaptConfig(), test=True)
+    record = run(plan)[0].record
+    assert plan.selection is not None
+    new_rows, head = 3 * 32, 2 * 32 + 2
+    assert record.added_parameters == new_rows
+    assert record.trained_parameters == plan.selection.parameters + new_rows + head
+    assert record.trained_share == pytest.approx(plan.selection.trained_share)
+    assert record.new_tokens == 3
+    assert record.inserted_token_share > 0
+    assert record.test_macro_f1 is not None
+    assert record.flops_per_epoch is not None
+    assert json.loads(record.selection_json or "")["modules"] == list(plan.selection.modules)
+    assert json.loads(record.config_json)["method"]["alpha"] == 0.5
+    without = run(plan_for(AdaptConfig(task_tokens=False)))[0].record
+    assert (without.new_tokens, without.added_parameters, without.test_macro_f1) == (0, 0, None)
+    assert without.inserted_token_share == 0.0
+
+
+def test_frozen_weights_cost_no_gradient_flops(plan_for: PlanFor) -> None:
+    full = run(plan_for(FullConfig()))[0].record.flops_per_epoch
+    sparse = run(plan_for(AdaptConfig(task_tokens=False)))[0].record.flops_per_epoch
+    assert full is not None
+    assert sparse is not None
+    assert sparse < full
+
+
+def test_training_learns(plan_for: PlanFor) -> None:
+    record = run(plan_for(FullConfig(), epochs=8))[0].record
+    assert record.dev_macro_f1 is not None
+    assert record.dev_macro_f1 > 0.9 > record.majority_macro_f1
+
+
+def test_a_loss_that_explodes_is_a_record_that_says_so(plan_for: PlanFor) -> None:
+    outcome = run(plan_for(FullConfig(), learning_rate=1e38, gradient_clip=1e38))[0]
+    assert outcome.record.status == "diverged"
+    assert "loss is" in (outcome.record.error or "")
+    assert outcome.record.dev_macro_f1 is None
+    assert outcome.record.judged() == outcome.record.majority_macro_f1
+    assert len(outcome.predictions) == 0
+
+
+def test_outcomes_round_trip_through_the_store(plan_for: PlanFor, tmp_path: Path) -> None:
+    plan = plan_for(AdaptConfig(), test=True)
+    outcome = run(plan)[0]
+    store = RecordStore(str(tmp_path))
+    store.write(outcome.record, outcome.predictions, outcome.curves)
+    assert store.get(plan.run_id(0), plan.task, "adapt") == outcome.record
+    assert store.predictions(plan.run_id(0)).equals(outcome.predictions)
+    assert store.curves(plan.run_id(0)).equals(outcome.curves)
+
+
+def test_what_defines_a_run_changes_its_id_and_nothing_else_does(plan_for: PlanFor) -> None:
+    plan = plan_for(AdaptConfig())
+    assert plan.run_id(0) != plan.run_id(1)
+    same = [
+        plan_for(AdaptConfig(alpha=0.9)),  # another alpha that selects the same modules
+        dataclasses.replace(plan, storage="/elsewhere", phase="search", contender="other"),
+    ]
+    different = [
+        plan_for(AdaptConfig(), epochs=3),
+        plan_for(AdaptConfig(), precision="bf16"),
+        plan_for(AdaptConfig(), test=True),
+        plan_for(AdaptConfig(new_rows="frozen")),
+        plan_for(AdaptConfig(task_tokens=False)),
+        plan_for(FullConfig()),
+    ]
+    assert {p.run_id(0) for p in same} == {plan.run_id(0)}
+    assert len({p.run_id(0) for p in different} | {plan.run_id(0)}) == len(different) + 1
+
+
+def test_scores_against_their_definitions() -> None:
+    labels, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
+    found = score(labels, predicted, 3)
+    f1_0, f1_1 = 2 * 1 / (2 + 2), 2 * 2 / (3 + 3)
+    assert found.per_class_f1 == pytest.approx((f1_0, f1_1, 0.0))
+    assert found.macro_f1 == pytest.approx((f1_0 + f1_1) / 2)  # class 2 does not occur
+    assert found.accuracy == pytest.approx(0.6)
+    assert majority_macro_f1(labels, 2) == pytest.approx((0 + 2 * 3 / 8) / 2)
