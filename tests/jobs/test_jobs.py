@@ -1,5 +1,6 @@
 """The jobs as their users run them: real processes, a real local Ray, a real submission."""
 
+import contextlib
 import os
 import re
 import signal
@@ -116,15 +117,20 @@ def test_nothing_frequent_goes_on_without_tokens_and_says_so(
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Start a head node of its own, with token authentication, and stop it afterwards."""
+    """Start a head node of its own, with token authentication, and stop it afterwards.
+
+    Every port is free: the node's agent, which starts submitted jobs, gives up when another Ray on
+    this machine (that of an earlier test) holds its usual one.
+    """
     folder = tmp_path_factory.mktemp("cluster")
     # Ray passes its interpreter to a shell unquoted, and this checkout may lie below a folder with
     # spaces: a link to the environment has none.
     (folder / "env").symlink_to(sys.prefix)
     (folder / "token").write_text("0123456789abcdef" * 4)
     ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
+    with contextlib.ExitStack() as held:  # all at once, or one port could come twice
+        for _ in range(5):
+            probe = held.enter_context(socket.socket())
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
     environment = os.environ | {
@@ -138,17 +144,23 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     ray = [str(folder / "env" / "bin" / "python"), "-m", "ray.scripts.scripts"]
     start = [*ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={ports[0]}",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
+             f"--dashboard-agent-listen-port={ports[2]}", f"--metrics-export-port={ports[3]}",
+             f"--ray-client-server-port={ports[4]}",
              "--num-cpus=2", "--block"]  # fmt: skip
-    head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL)  # fmt: skip
+    log = folder / "head.log"
+    with log.open("w") as output:
+        head = subprocess.Popen(start, env=environment, stdout=output, stderr=output)
     deadline = time.monotonic() + 150
-    while time.monotonic() < deadline:
+    while True:
         # The head answers some time before it can run a job.
         tried = subprocess.run(
             [*ray, "job", "submit", "--", "true"], env=environment, capture_output=True, check=False
         )
         if tried.returncode == 0:
             break
+        assert head.poll() is None and time.monotonic() < deadline, (
+            f"no job can be submitted: {tried.stderr.decode()}\nhead: {log.read_text()}"
+        )
         time.sleep(1)
     yield environment
     head.terminate()
