@@ -1,6 +1,7 @@
 """Task tokens and sensitivity-guided sparse finetuning of small language models.
 
-``mine_closed`` needs neither torch nor ray; ``load`` opens an exported model for inference.
+``mine_closed`` needs neither torch nor ray; ``load`` opens an exported model for inference;
+``TaskTokenizer`` stands where a Hugging Face tokenizer is expected.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapt_ray.export import load
     from adapt_ray.mining.closed import mine_closed
+    from adapt_ray.tokenization.task_tokenizer import TaskTokenizer
 
-__all__ = ["load", "mine_closed"]
+__all__ = ["TaskTokenizer", "load", "mine_closed"]
 
-_HOME = {"mine_closed": "adapt_ray.mining.closed", "load": "adapt_ray.export"}
+_HOME = {
+    "TaskTokenizer": "adapt_ray.tokenization.task_tokenizer",
+    "load": "adapt_ray.export",
+    "mine_closed": "adapt_ray.mining.closed",
+}
 
 
 def __getattr__(name: str) -> Any:

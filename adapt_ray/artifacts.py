@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from adapt_ray.errors import InputError
@@ -27,11 +28,15 @@ from adapt_ray.errors import InputError
 MANIFEST = "manifest.json"
 
 
-class Saved(Protocol):
-    """A stage's product: it writes itself into an empty folder and reads itself back."""
+class Writable(Protocol):
+    """A stage's product, or what computes it while it writes."""
 
     def save(self, folder: Path) -> None:
         """Write files into an existing, empty folder."""
+
+
+class Saved(Writable, Protocol):
+    """A stage's product that also reads itself back."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -148,7 +153,7 @@ class ArtifactStore:
                 )
             return kind.load(_verified(Path(folder), manifest))
 
-    def publish(self, stage: Stage, product: Saved, notes: Mapping[str, Any]) -> Manifest:
+    def publish(self, stage: Stage, product: Writable, notes: Mapping[str, Any]) -> Manifest:
         """Store a product under its key; of several racing writers, one artifact remains."""
         folder = self._folder(stage)
         attempt = f"attempt-{uuid.uuid4().hex[:12]}"
@@ -196,6 +201,17 @@ class ArtifactStore:
             return None
         with self._fs.open_input_stream(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def open(self, manifest: Manifest, name: str) -> pa.NativeFile:
+        """Open one file of an artifact for reading at any place; its digest is not checked."""
+        folder = self._base / manifest.stage / manifest.key / _plain(manifest.attempt)
+        return self._fs.open_input_file(str(folder / _plain(name)))
+
+    def discard(self, name: str) -> None:
+        """Delete a folder below the artifacts (a stage's, or that of one key), if it is there."""
+        path = str(self._base / _plain(name))
+        if self._fs.get_file_info(path).type == pafs.FileType.Directory:
+            self._fs.delete_dir(path)
 
     def path(self, manifest: Manifest) -> str:
         """Return where an artifact's files lie, for people."""

@@ -133,6 +133,15 @@ class MiningConfig(Config):
     max_patterns: int = _outside_key(
         5_000_000, "stop with an error beyond this many patterns", ge=1
     )
+    max_seconds: float | None = _outside_key(
+        3600.0, "stop with an error after this time (null: no limit)", gt=0
+    )
+    memory_gb: float = _outside_key(
+        4.0,
+        "most memory of one mining task, in GiB, half of it for documents and half for the search; "
+        "where three times the corpus exceed their half, they are shuffled to partitions that fit",
+        gt=0,
+    )
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> "MiningConfig":
@@ -157,6 +166,18 @@ class TokensConfig(Config):
     )
     insertion_budget: float = Field(
         0.05, ge=0, le=1, description="most inserted tokens, as a share of the corpus's tokens"
+    )
+    allow_overlap: bool = Field(
+        False,
+        description="also take near-copies of better sequences; otherwise min_support texts must "
+        "hold a sequence apart from those",
+    )
+    label_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="weight, in the ranking, of what a sequence says about the class (mutual "
+        "information, training rows only) against its perplexity; 0: labels play no part",
     )
 
 
@@ -231,7 +252,9 @@ class ResourcesConfig(Config):
     cpus_per_worker: float = Field(1, gt=0, description="CPUs (and threads) of one worker")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of one worker; fractions share one")
     mining_tasks: int | None = Field(
-        None, ge=1, description="partitions that mining is split into; 8 per CPU when not given"
+        None,
+        ge=1,
+        description="partitions that mining is split into; by the corpus's size when not given",
     )
 
 

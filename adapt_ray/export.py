@@ -49,7 +49,7 @@ class Classifier:
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return logits [n, n_classes], in the order of the texts."""
-        encoded = self.tokenizer.encode(texts)
+        encoded = self.tokenizer.encode_texts(texts)
         device = self.model.head.weight.device
         found = np.empty((len(texts), len(self.label_names)), dtype=np.float32)
         with torch.no_grad():
@@ -83,7 +83,7 @@ def export(
     try:
         save_file({name: value.contiguous() for name, value in weights.items()}, scratch / WEIGHTS)
         model.backbone.config.save_pretrained(scratch / BACKBONE_FOLDER)  # type: ignore[union-attr,operator]
-        tokenizer.save(scratch)
+        tokenizer.save_pretrained(scratch)
         settings = {
             "format": FORMAT,
             "model": config.model_dump(mode="json"),
@@ -104,7 +104,7 @@ def load(folder: str | Path, device: str = "cpu") -> Classifier:
     folder = Path(folder)
     settings = _settings(folder)
     config = decode(ModelConfig, settings["model"], str(folder / SETTINGS))
-    tokenizer = TaskTokenizer.load(folder)
+    tokenizer = TaskTokenizer.from_pretrained(folder)
     pretrained = AutoConfig.from_pretrained(folder / BACKBONE_FOLDER)
     backbone = AutoModel.from_config(pretrained, **load_options(pretrained))
     table = backbone.get_input_embeddings()

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from adapt_ray.config import ModelConfig
 from adapt_ray.errors import InputError
 from adapt_ray.pretrained import resolve_model
-from adapt_ray.tokenization.task_tokenizer import EncodedTexts
+from adapt_ray.tokenization.encoding import EncodedTexts
 
 NEW_ROW_STD = 0.02  # paper section 3.1: new embeddings are drawn from N(0, 0.02)
 

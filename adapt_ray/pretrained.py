@@ -6,6 +6,7 @@ Only safetensors weights are accepted: a pickled checkpoint can run code when it
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from adapt_ray.artifacts import digest_file, digest_json
 from adapt_ray.errors import InputError
@@ -52,13 +53,27 @@ def model_digest(name: str) -> str:
 
 def max_positions(name: str) -> int | None:
     """Return the longest input the model has positions for, or None when it does not say."""
-    config = json.loads((resolve_model(name) / "config.json").read_text(encoding="utf-8"))
-    limit = config.get("max_position_embeddings")
-    if limit is None:
-        return None
-    # RoBERTa's table starts counting behind the padding index.
-    offset = config["pad_token_id"] + 1 if config.get("model_type") == "roberta" else 0
-    return int(limit) - int(offset)
+    limit = _config(name).get("max_position_embeddings")
+    return None if limit is None else int(limit) - first_position(name)
+
+
+def first_position(name: str) -> int:
+    """Return what the model calls the position of a text's first token.
+
+    RoBERTa starts counting behind the padding index, the others at 0.
+    """
+    config = _config(name)
+    return int(config["pad_token_id"]) + 1 if config.get("model_type") == "roberta" else 0
+
+
+def embedding_rows(name: str) -> int:
+    """Return the rows of the model's token embedding, 0 when it does not say."""
+    return int(_config(name).get("vocab_size", 0))
+
+
+def _config(name: str) -> dict[str, Any]:
+    path = resolve_model(name) / "config.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _checked(folder: Path, name: str) -> Path:

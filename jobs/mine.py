@@ -1,4 +1,4 @@
-"""Mine closed token sequences from a corpus's training texts and select its task tokens.
+"""Mine closed token sequences from a corpus's training texts, select its task tokens, report them.
 
 python jobs/mine.py --data.task demo
 python jobs/mine.py --data.source corpus.parquet --data.text_column body --mining.max_gap 2
@@ -8,6 +8,7 @@ from adapt_ray import cli
 from adapt_ray.config import MineJob
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_as_text
+from adapt_ray.report.tokens import HTML, MARKDOWN
 
 
 def mine(job: MineJob, dry_run: bool) -> None:
@@ -19,7 +20,11 @@ def mine(job: MineJob, dry_run: bool) -> None:
             print(cli.table(chain.status()))
             return
         print(tokens_as_text(chain.tokens))
-        print(cli.table(chain.locations()))
+        found = chain.locations()
+        if chain.token_report is not None:
+            folder = chain.store.path(chain.token_report)
+            found |= {"token report": f"{folder}/{HTML}", "as Markdown": f"{folder}/{MARKDOWN}"}
+        print(cli.table(found))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from adapt_ray.artifacts import ArtifactStore, Stage
 from adapt_ray.config import AdaptConfig, FullConfig, MethodConfig, ModelConfig, TrainingConfig
 from adapt_ray.data.corpus import Corpus, Split
+from adapt_ray.data.strings import Strings
 from adapt_ray.mining.scoring import TokenSet
 from adapt_ray.modeling import capacity, module_infos
 from adapt_ray.selection import Selection
@@ -68,7 +69,7 @@ def small_split(rows: int, seed: int) -> Split:
         words = WORDS[int(label)].split()
         texts.append(" ".join(rng.choice(words, size=rng.integers(4, 12))))
     ids = np.arange(rows) + 1000 * seed
-    return Split(tuple(texts), labels.astype(np.int64), ids, ids)
+    return Split(Strings.of(texts), labels.astype(np.int64), ids, ids)
 
 
 @pytest.fixture(scope="session")

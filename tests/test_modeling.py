@@ -23,7 +23,7 @@ SEQUENCES = [(2023, 2003), (2204, 3185, 1012)]
 
 
 def batch_of(tokenizer: TaskTokenizer, texts: list[str]) -> Batch:
-    encoded = tokenizer.encode(texts)
+    encoded = tokenizer.encode_texts(texts)
     return Batch.of(encoded, np.arange(len(texts)), tokenizer.pad_id, torch.device("cpu"))
 
 

@@ -1,5 +1,6 @@
 """A labelled corpus in three splits: resolved, checked, split, reduced and balanced."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import pyarrow.parquet as pq
 from adapt_ray import seeding
 from adapt_ray.artifacts import digest_json
 from adapt_ray.config import DataConfig
-from adapt_ray.data.cleaning import text_ids
+from adapt_ray.data.cleaning import first_rows, text_ids
 from adapt_ray.data.sources import Rows, read_source
 from adapt_ray.data.splitting import hold_out, oversample
+from adapt_ray.data.strings import Strings
 from adapt_ray.data.synthetic import demo_rows
 from adapt_ray.data.tasks import DEMO, Task, find_task, within_limits
 from adapt_ray.errors import InputError, nearest
@@ -27,7 +29,7 @@ TRAIN_FILE = "train.parquet"
 _FACTS = "corpus.json"
 _TEST_FRACTION = 0.2  # share of train that becomes test where a corpus has none
 _COLUMNS: Mapping[str, pa.DataType] = {
-    "text": pa.string(),
+    "text": pa.large_string(),
     "label": pa.int64(),
     "row_id": pa.int64(),
     "text_id": pa.int64(),
@@ -39,7 +41,7 @@ _SCHEMA = pa.schema(_COLUMNS)
 class Split:
     """The rows of one split. Oversampled rows repeat their ids."""
 
-    texts: tuple[str, ...]
+    texts: Strings  # [n]
     labels: Ints  # [n], index into the corpus's label names
     row_ids: Ints  # [n], number of the original row, counted through all splits of the source
     text_ids: Ints  # [n], equal where the normalised text is equal, across splits
@@ -50,13 +52,23 @@ class Split:
 
     def take(self, rows: Ints) -> "Split":
         """Return the rows with these numbers, in this order."""
-        texts = tuple(self.texts[row] for row in rows)
+        texts = self.texts.take(rows)
         return Split(texts, self.labels[rows], self.row_ids[rows], self.text_ids[rows])
 
     def table(self) -> pa.Table:
         """Return the rows as a table with columns text, label, row_id, text_id."""
-        columns = [pa.array(self.texts, pa.string()), self.labels, self.row_ids, self.text_ids]
+        columns = [self.texts.column, self.labels, self.row_ids, self.text_ids]
         return pa.table(columns, schema=_SCHEMA)
+
+    def distinct(self) -> Strings:
+        """Return each distinct text once, as it appears first, in this order."""
+        return self.texts.take(first_rows(self.text_ids))
+
+    def digest(self) -> str:
+        """Return a hash of all columns, 64 hex digits."""
+        numbers = (self.labels, self.row_ids, self.text_ids)
+        columns = [hashlib.sha256(ids.astype("<i8").data).hexdigest() for ids in numbers]
+        return digest_json([self.texts.digest(), *columns])
 
     @classmethod
     def of(cls, table: pa.Table) -> "Split":
@@ -64,7 +76,7 @@ class Split:
         if not table.schema.equals(_SCHEMA):
             raise ValueError(f"columns are {table.schema.names}, not {_SCHEMA.names} as written")
         ids = [np.array(table[name]) for name in _SCHEMA.names[1:]]
-        return cls(tuple(map(str, table["text"].to_pylist())), *ids)
+        return cls(Strings(table["text"]), *ids)
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,7 @@ class Corpus:
 
     def digest(self) -> str:
         """Return a hash of the whole content, 64 hex digits."""
-        splits = {name: self.splits[name].table().to_pydict() for name in SPLITS}
-        return digest_json([self._facts(), splits])
+        return digest_json([self._facts(), [self.splits[name].digest() for name in SPLITS]])
 
     def save(self, folder: Path) -> None:
         """Write one parquet file a split and ``corpus.json`` into an existing folder."""
@@ -168,8 +179,10 @@ def _read(config: DataConfig, task: Task | None) -> tuple[str, dict[str, Rows]]:
 
 
 def _limited(task: Task, split: str, rows: Rows) -> Rows:
-    kept = within_limits(task, split, rows.labels)
-    return Rows(tuple(rows.texts[i] for i in kept), tuple(rows.labels[i] for i in kept))
+    if not any(limit.split == split for limit in task.limits):
+        return rows
+    kept = np.array(within_limits(task, split, tuple(rows.labels)), np.int64)
+    return Rows(rows.texts.take(kept), rows.labels.take(kept))
 
 
 def _label_names(name: str, rows: Mapping[str, Rows]) -> tuple[str, ...]:
@@ -199,7 +212,7 @@ def _numbered(
     start = 0
     for name in present:
         texts = rows[name].texts
-        labels = np.array([index[label] for label in rows[name].labels], dtype=np.int64)
+        labels = np.fromiter((index[label] for label in rows[name].labels), np.int64, len(texts))
         row_ids = np.arange(start, start + len(texts), dtype=np.int64)
         splits[name] = Split(texts, labels, row_ids, every[row_ids])
         start += len(texts)

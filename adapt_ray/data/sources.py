@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from adapt_ray.config import DataConfig
+from adapt_ray.data.strings import Column, Strings
 from adapt_ray.errors import InputError, nearest
 
 _BLOCK = 1 << 26  # bytes; pyarrow refuses a row that is longer than its read block
@@ -28,8 +31,8 @@ _BLOCK = 1 << 26  # bytes; pyarrow refuses a row that is longer than its read bl
 class Rows:
     """The rows of one split: checked, nothing empty, labels as names."""
 
-    texts: tuple[str, ...]
-    labels: tuple[str, ...]
+    texts: Strings
+    labels: Strings
 
 
 @dataclass(frozen=True)
@@ -214,36 +217,39 @@ _READERS: Mapping[str, Callable[[io.BytesIO], pa.Table]] = {
 
 
 def _rows(parts: list[_Part], config: DataConfig) -> Rows:
-    texts: list[str] = []
-    labels: list[str] = []
+    texts: list[Any] = []
+    labels: list[Any] = []
     for part in parts:
         if part.table.num_rows == 0:
             raise InputError(f"{part.origin} has no rows")
-        texts += _texts(part, config.text_column)
-        labels += _labels(part, config.label_column)
-    return Rows(tuple(texts), tuple(labels))
+        texts += _texts(part, config.text_column).chunks
+        labels += _labels(part, config.label_column).chunks
+    return Rows(*(Strings(pa.chunked_array(column)) for column in (texts, labels)))
 
 
-def _texts(part: _Part, column: str) -> list[str]:
-    values, kind = _column(part, column, "text_column")
-    if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+def _texts(part: _Part, column: str) -> Column:
+    values = _column(part, column, "text_column")
+    if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
         raise InputError(
-            f"{part.origin}: column {column!r} holds {kind}, not text; choose another with "
+            f"{part.origin}: column {column!r} holds {values.type}, not text; choose another with "
             "data.text_column"
         )
     return _filled(part, column, values, "text")
 
 
-def _labels(part: _Part, column: str) -> list[str]:
-    values, kind = _column(part, column, "label_column")
-    if not any(allowed(kind) for allowed in _LABEL_TYPES):
+def _labels(part: _Part, column: str) -> Column:
+    values = _column(part, column, "label_column")
+    if not any(allowed(values.type) for allowed in _LABEL_TYPES):
         raise InputError(
-            f"{part.origin}: column {column!r} holds {kind}, not labels: strings, integers or "
-            "booleans; choose another with data.label_column"
+            f"{part.origin}: column {column!r} holds {values.type}, not labels: strings, integers "
+            "or booleans; choose another with data.label_column"
         )
     names = _class_names(part.table.schema, column)
     if names:  # the hub writes -1 where a label is withheld
-        values = [None if value is None or value < 0 else names[value] for value in values]
+        withheld = pc.less(values, pa.scalar(0, values.type))
+        values = pa.chunked_array([names]).take(pc.if_else(withheld, None, values))
+    elif pa.types.is_boolean(values.type):
+        values = pc.if_else(values, "True", "False")
     return _filled(part, column, values, "label")
 
 
@@ -256,8 +262,8 @@ _LABEL_TYPES = (
 )
 
 
-def _column(part: _Part, column: str, option: str) -> tuple[list[Any], pa.DataType]:
-    """Return a column's values and their type (that of the categories, where it has some)."""
+def _column(part: _Part, column: str, option: str) -> Column:
+    """Return a column's values (those of the categories, where it has some)."""
     names = part.table.column_names
     if column not in names:
         raise InputError(
@@ -265,8 +271,9 @@ def _column(part: _Part, column: str, option: str) -> tuple[list[Any], pa.DataTy
             f"{', '.join(names)}; choose one with data.{option}"
         )
     values = part.table[column]
-    kind = values.type.value_type if isinstance(values.type, pa.DictionaryType) else values.type
-    return values.to_pylist(), kind
+    if isinstance(values.type, pa.DictionaryType):
+        return values.cast(values.type.value_type)
+    return values
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
@@ -276,15 +283,22 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
     return [str(name) for name in names]
 
 
-def _filled(part: _Part, column: str, values: list[Any], what: str) -> list[str]:
+def _filled(part: _Part, column: str, values: Column, what: str) -> Column:
     """Return the values as strings. Raises InputError when some are null or blank."""
-    blank = [i for i, value in enumerate(values, 1) if value is None or not str(value).strip()]
-    if blank:
+    strings: Column = values.cast(pa.large_string())
+    try:
+        trimmed: Any = pc.utf8_trim_whitespace(strings)
+        empty: Any = pc.equal(trimmed, pa.scalar("", pa.large_string()))
+    except pa.ArrowInvalid:
+        reason = "holds bytes that are no UTF-8"
+        raise InputError(f"{part.origin}: column {column!r} {reason}") from None
+    blank = np.flatnonzero(pc.fill_null(empty, True).to_numpy())
+    if blank.size:
         raise InputError(
-            f"{part.origin}: column {column!r} has {len(blank)} rows without a {what}, the first "
-            f"is row {blank[0]}; remove or fill them"
+            f"{part.origin}: column {column!r} has {blank.size} rows without a {what}, the first "
+            f"is row {blank[0] + 1}; remove or fill them"
         )
-    return [str(value) for value in values]
+    return strings
 
 
 def _one_line(error: Exception) -> str:

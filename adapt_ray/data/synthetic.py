@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adapt_ray.data.sources import Rows
+from adapt_ray.data.strings import Strings
 
 LABELS = ("billing", "delivery", "product")
 SIZES = {"train": 1200, "dev": 300, "test": 400}
@@ -98,10 +99,10 @@ def occurs(phrase: Planted, words: list[str]) -> bool:
 
 def _rows(size: int, rng: np.random.Generator) -> Rows:
     classes = rng.choice(len(LABELS), size, p=_SHARES)
-    texts = tuple(_text(LABELS[c], rng) for c in classes)
+    texts = Strings.of(_text(LABELS[c], rng) for c in classes)
     wrong = rng.choice(size, round(LABEL_NOISE * size), replace=False)
     classes[wrong] = (classes[wrong] + rng.integers(1, len(LABELS), len(wrong))) % len(LABELS)
-    return Rows(texts, tuple(LABELS[c] for c in classes))
+    return Rows(texts, Strings.of(LABELS[c] for c in classes))
 
 
 def _text(label: str, rng: np.random.Generator) -> str:

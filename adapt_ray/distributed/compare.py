@@ -30,6 +30,7 @@ from adapt_ray.report import tables
 from adapt_ray.report.document import FILE, Context, ModuleRow, PlantedRow, TokenRow, write_report
 from adapt_ray.report.groups import final_arms
 from adapt_ray.report.tables import markdown
+from adapt_ray.report.tokens import TokenReport
 from adapt_ray.selection import sensitivity
 from adapt_ray.tokenization.task_tokenizer import base_tokenizer
 from adapt_ray.training.run import RunPlan
@@ -145,6 +146,10 @@ class Comparison:
         rows = tokens.notes["tokens"] if tokens else []
         return sorted(rows, key=lambda row: float(row["perplexity"]))
 
+    def _token_report(self) -> TokenReport | None:
+        manifest = self.chain.token_report if self._tokens() else None
+        return self.chain.store.load(TokenReport, manifest) if manifest else None
+
     def _planted(self) -> list[PlantedRow]:
         """Say of each phrase planted in the demo corpus whether it was mined and selected."""
         mined = self.chain.manifests.get("patterns")
@@ -167,6 +172,7 @@ class Comparison:
             task=self.chain.corpus.name,
             timings=self.chain.timings,
             tokens=[TokenRow(**row) for row in rows],
+            token_report=self._token_report(),
             planted=self._planted(),
             sensitivity=self._modules([item.plan for item in runs]),
             artifacts={name: m.key for name, m in self.chain.manifests.items()},
@@ -229,5 +235,5 @@ def publish_report(target: str, write: Callable[[Path], object]) -> None:
     filesystem.create_dir(path, recursive=True)
     with tempfile.TemporaryDirectory(prefix="adapt_ray-") as scratch:
         write(Path(scratch))
-        for file in sorted(Path(scratch).iterdir(), key=lambda file: file.suffix == ".md"):
+        for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == FILE):
             write_whole(filesystem, f"{path}/{file.name}", file.read_bytes())

@@ -4,6 +4,7 @@ Each stage is looked up by its content key and computed only when it is missing,
 repeats what another one, or its own killed predecessor, has finished.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from adapt_ray.adaptation import needs_selection
-from adapt_ray.artifacts import ArtifactStore, Manifest, Saved, Stage, digest_json
+from adapt_ray.artifacts import ArtifactStore, Manifest, Stage, Writable, digest_json
 from adapt_ray.config import (
     AdaptConfig,
     MethodConfig,
@@ -21,20 +25,27 @@ from adapt_ray.config import (
     TrainingConfig,
     absolute_storage,
 )
-from adapt_ray.data.cleaning import distinct_texts
+from adapt_ray.data.cleaning import normaliser
 from adapt_ray.data.corpus import Corpus, load_corpus
+from adapt_ray.data.strings import Strings
 from adapt_ray.distributed import mine, sensitivity
+from adapt_ray.distributed.encode import Encoding
+from adapt_ray.distributed.partitions import Results
 from adapt_ray.distributed.session import Session
 from adapt_ray.errors import InputError
 from adapt_ray.measures import resolve_precision
+from adapt_ray.mining.blocks import EncodedBlocks
+from adapt_ray.mining.classes import document_classes
 from adapt_ray.mining.closed import EncodedCorpus, Patterns
+from adapt_ray.mining.description import describe
 from adapt_ray.mining.scoring import TokenSet, select_tokens
 from adapt_ray.modeling import check_model
 from adapt_ray.pretrained import model_digest
 from adapt_ray.records import Phase
+from adapt_ray.report import tokens as report
 from adapt_ray.selection import Selection, select
 from adapt_ray.sensitivity.measure import MeasurePlan, SensitivityMap
-from adapt_ray.tokenization.task_tokenizer import TaskTokenizer
+from adapt_ray.tokenization.task_tokenizer import TaskTokenizer, base_tokenizer
 from adapt_ray.training.run import RunPlan
 
 
@@ -85,7 +96,7 @@ class Chain:
     def corpus_manifest(self) -> Manifest:
         """The corpus as an artifact; its key is the hash of its content."""
         corpus = self.corpus
-        stage = Stage("corpus", 1, {}, {"content": corpus.digest()})
+        stage = Stage("corpus", 2, {}, {"content": corpus.digest()})
         notes = {
             "name": corpus.name,
             "markers": list(corpus.markers),
@@ -97,9 +108,33 @@ class Chain:
     def tokens(self) -> Manifest | None:
         """The task tokens of the corpus, or None when nothing in it is frequent."""
         inputs = {"patterns": self.patterns.digest, "encoded": self.encoded.digest}
-        stage = Stage("tokens", 1, self.job.tokens.key(), inputs)
+        if self.job.tokens.label_weight > 0:
+            content = hashlib.sha256(self._classes.astype("<f8").tobytes()).hexdigest()
+            inputs["classes"] = digest_json([self._classes.shape, content])
+        stage = Stage("tokens", 2, self.job.tokens.key(), inputs)
         manifest = self._ensure(stage, self._select)
         return manifest if manifest.notes["tokens"] else None
+
+    @cached_property
+    def token_report(self) -> Manifest | None:
+        """What is known of each task token, as Markdown and HTML; None when there are none."""
+        tokens = self.tokens
+        if tokens is None:
+            return None
+        config = {
+            "tokens": self.job.tokens.key(),
+            "corpus": self.corpus.name,
+            "classes": list(self.corpus.label_names),
+            "markers": list(self.corpus.markers),
+        }
+        inputs = {
+            "tokens": tokens.digest,
+            "encoded": self.encoded.digest,
+            "train": self.corpus.splits["train"].digest(),
+            "model": model_digest(self.job.model.name),
+        }
+        stage = Stage("token_report", report.VERSION, config, inputs)
+        return self._ensure(stage, lambda: (self._describe(tokens), {}))
 
     def measure_plan(self, method: MethodConfig, measuring: SensitivityConfig) -> MeasurePlan:
         """Return what must be measured for a method."""
@@ -153,32 +188,31 @@ class Chain:
         )
 
     @cached_property
-    def _texts(self) -> list[str]:
-        return distinct_texts(self.corpus.splits["train"].texts, self.corpus.markers)
-
-    @cached_property
     def encoded(self) -> Manifest:
         """The distinct training texts as base tokens, markers removed."""
+        texts, markers = self.corpus.splits["train"].distinct(), self.corpus.markers
         model = model_digest(self.job.model.name)
-        stage = Stage("encoded", 1, {}, {"texts": digest_json(self._texts), "model": model})
+        inputs = {"texts": texts.digest(), "model": model}
+        stage = Stage("encoded", 2, {"markers": list(markers)}, inputs)
         return self._ensure(
-            stage, lambda: (mine.tokenize(self.session, self._texts, self.job.model), {})
+            stage, lambda: (Encoding(self.session, texts, markers, self.job.model), {})
         )
 
     @cached_property
     def patterns(self) -> Manifest:
         """All closed patterns of the training texts."""
-        encoded = self.encoded
+        stage = Stage("patterns", 2, self.job.mining.key(), {"encoded": self.encoded.digest})
+        blocks = EncodedBlocks(self.storage, self.encoded)
 
         def produce() -> tuple[Patterns, Mapping[str, Any]]:
             tasks = self.job.resources.mining_tasks
-            corpus = self.store.load(EncodedCorpus, encoded)
-            patterns = mine.mine(self.session, corpus, self.job.mining, tasks)
-            return patterns, {"patterns": len(patterns.support)}
+            patterns = mine.mine(self.session, blocks, stage, self.job.mining, tasks)
+            return patterns, {"patterns": len(patterns)}
 
-        return self._ensure(
-            Stage("patterns", 1, self.job.mining.key(), {"encoded": encoded.digest}), produce
-        )
+        manifest = self._ensure(stage, produce)
+        if not self.find_only:
+            Results(self.storage, stage).discard()
+        return manifest
 
     def _select(self) -> tuple[TokenSet, Mapping[str, Any]]:
         tokenizer = TaskTokenizer.pretrained(self.job.model, None, ())
@@ -188,6 +222,7 @@ class Chain:
             self.job.tokens,
             tokenizer.tokens.base_vocabulary,
             self.job.mining,
+            self._classes if self.job.tokens.label_weight > 0 else None,
         )
         rows = [
             {
@@ -205,6 +240,40 @@ class Chain:
             "inserted_share": selected.inserted_share,
         }
 
+    @cached_property
+    def _documents(self) -> Strings:
+        """The texts that are encoded, in the order of the encoded documents."""
+        texts = map(normaliser(self.corpus.markers), self.corpus.splits["train"].distinct())
+        return Strings.of(filter(None, texts))
+
+    @cached_property
+    def _classes(self) -> npt.NDArray[np.float64]:
+        """The classes [n_documents, n_classes] of the encoded documents, by their training rows."""
+        train = self.corpus.splits["train"]
+        classes = document_classes(
+            train.text_ids, train.row_ids, train.labels, len(self.corpus.label_names)
+        )
+        normalise = normaliser(self.corpus.markers)
+        return classes[[bool(normalise(text)) for text in train.distinct()]]
+
+    def _describe(self, manifest: Manifest) -> report.TokenReport:
+        facts, covered = describe(
+            self.store.load(TokenSet, manifest),
+            [row["perplexity"] for row in manifest.notes["tokens"]],
+            self.store.load(EncodedCorpus, self.encoded),
+            self._classes,
+            self._documents,
+            base_tokenizer(self.job.model),
+        )
+        return report.TokenReport(
+            corpus=self.corpus.name,
+            classes=self.corpus.label_names,
+            totals=tuple(self._classes.sum(0).tolist()),
+            inserted_share=manifest.notes["inserted_share"],
+            covered=covered,
+            tokens=facts,
+        )
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Measure the wall-clock time of a block as a stage of this job."""
@@ -213,7 +282,7 @@ class Chain:
         self.timings[name] = time.perf_counter() - started
 
     def _ensure(
-        self, stage: Stage, produce: Callable[[], tuple[Saved, Mapping[str, Any]]]
+        self, stage: Stage, produce: Callable[[], tuple[Writable, Mapping[str, Any]]]
     ) -> Manifest:
         """Find an artifact and check its bytes, or produce and publish it."""
         manifest = self.store.find(stage)

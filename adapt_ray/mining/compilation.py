@@ -23,16 +23,8 @@ _njit: Any = numba.njit
 _config: Any = numba.config
 
 
-def allocating(function: Function) -> Function:
-    """Decorate a function of a kernel that makes or returns arrays.
-
-    Kernels release the interpreter lock: heartbeats and progress bars go on while they run.
-    """
-    return cast(Function, _njit(nogil=True)(function))
-
-
 def helper(function: Function) -> Function:
-    """Decorate a function of a kernel that only reads and writes arrays of its caller.
+    """Decorate a function of a kernel; it only reads and writes arrays of its caller.
 
     It counts no references: the atomic increments and decrements of each call took three quarters
     of the time of the search.
@@ -43,11 +35,13 @@ def helper(function: Function) -> Function:
 def kernel(function: Function) -> Function:
     """Decorate an entry point, compiled at its first call, or read from the user's cache.
 
+    It may make arrays, and releases the interpreter lock: threads, heartbeats and progress bars go
+    on while it runs.
     A kernel calls only functions of its own folder (they are part of the cache key) and is always
     called with the same argument types, so that one folder holds one version of it and processes
     that race for it write the same bytes. Without a writable folder it compiles in each process.
     """
-    dispatcher: Any = allocating(function)
+    dispatcher: Any = _njit(nogil=True)(function)
     with contextlib.suppress(OSError):
         dispatcher._cache = _Cache(function)  # type: ignore[no-untyped-call]
     return cast(Function, dispatcher)

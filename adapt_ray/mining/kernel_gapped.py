@@ -10,50 +10,86 @@ import numpy as np
 
 from adapt_ray.mining.compilation import helper, kernel
 from adapt_ray.mining.search import (
+    CURSOR,
     DOCUMENT,
     DOCUMENTS,
     EARLIEST,
     LATEST,
     NO_ROOM,
+    PLACES,
     POSITION,
-    POSITIONS,
+    Arena,
     Bounds,
-    Found,
     Int32,
     Int64,
+    Path,
     Roots,
     Sequences,
+    Space,
     Work,
+    document_of,
     open_slot,
-    searcher,
     see,
+    walker,
 )
+
+
+@helper
+def _plant(sequences: Sequences, roots: Roots, root: int, arena: Arena) -> tuple[int, int, int]:
+    """List all positions of a root; return their number, the support, and the size of the arena.
+
+    (Or NO_ROOM.)
+    """
+    first = roots.offsets[root]
+    n = roots.offsets[root + 1] - first
+    if n > arena.ends.size:
+        return NO_ROOM, 0, 0
+    document = -1
+    support = 0
+    for i in range(n):
+        position = roots.positions[first + i]
+        if document < 0 or position >= sequences.begin[document + 1]:
+            document = document_of(sequences.begin, position, max(document, 0))
+            support += 1
+        arena.ends[i] = position
+        arena.notes[i] = position
+        arena.documents[i] = document
+    return n, support, n
+
+
+@helper
+def _last_reached(
+    sequences: Sequences, bounds: Bounds, arena: Arena, i: int, place: tuple[int, int]
+) -> int:
+    """Return the last position that follows an end and no later end."""
+    end = arena.ends[i]
+    last = min(end + 1 + bounds.gap, sequences.begin[arena.documents[i] + 1] - 1)
+    if i + 1 < place[1]:
+        last = min(last, arena.ends[i + 1])
+    if bounds.span > 0:
+        last = min(last, arena.notes[i] + bounds.span - 1)
+    return int(last)
 
 
 @helper
 def _reach(
     sequences: Sequences,
     bounds: Bounds,
-    ends: Int32,
-    latest: Int32,
+    arena: Arena,
     place: tuple[int, int],
     tally: Int32,
     touched: Int32,
-    reached: Int32,
-    reached_latest: Int32,
 ) -> tuple[int, int]:
-    """List the frequent positions that can follow an end, each once, and count their items."""
+    """Count the documents and positions in which each item can follow an end.
+
+    Returns the items, and the positions, which is the room to spread.
+    """
     n_touched = 0
     n_reached = 0
     for i in range(place[0], place[1]):
-        end = ends[i]
-        document = sequences.document[end]
-        last = min(end + 1 + bounds.gap, sequences.begin[document + 1] - 1)
-        if i + 1 < place[1]:
-            last = min(last, ends[i + 1])
-        if bounds.span > 0:
-            last = min(last, latest[i] + bounds.span - 1)
-        for position in range(end + 1, last + 1):
+        document = arena.documents[i]
+        last = _last_reached(sequences, bounds, arena, i, place)
+        for position in range(arena.ends[i] + 1, last + 1):
             item = sequences.tokens[position]
             if item < 0:
                 continue
@@ -63,22 +99,89 @@ def _reach(
                     n_touched += 1
                 tally[item, DOCUMENT] = document
                 tally[item, DOCUMENTS] += 1
-            tally[item, POSITIONS] += 1
-            reached[n_reached] = position
-            reached_latest[n_reached] = latest[i]
+            tally[item, PLACES] += 1
             n_reached += 1
     return n_touched, n_reached
+
+
+@helper
+def _spread(
+    sequences: Sequences,
+    bounds: Bounds,
+    arena: Arena,
+    place: tuple[int, int],
+    tally: Int32,
+    filled: int,
+) -> int:
+    """Write the positions that can follow an end to the places of their children."""
+    for i in range(place[0], place[1]):
+        last = _last_reached(sequences, bounds, arena, i, place)
+        for position in range(arena.ends[i] + 1, last + 1):
+            item = sequences.tokens[position]
+            if item >= 0:
+                end = tally[item, CURSOR]
+                if end >= 0:
+                    arena.ends[end] = position
+                    arena.notes[end] = arena.notes[i]
+                    arena.documents[end] = arena.documents[i]
+                    tally[item, CURSOR] = end + 1
+    return filled
+
+
+@helper
+def _closed(
+    sequences: Sequences,
+    bounds: Bounds,
+    arena: Arena,
+    place: tuple[int, int],
+    pattern: Int32,
+    length: int,
+    support: int,
+    work: Work,
+) -> int:
+    """Return the number of start positions of the pattern, or 0 when it is not closed.
+
+    (1 where starts are not counted; or NO_ROOM.) Not closed: some item stands, in every supporting
+    document, in the same slot of a valid occurrence that stays valid with it.
+    """
+    starts = 0
+    survivors = True
+    i = place[0]
+    while i < place[1]:
+        document = arena.documents[i]
+        stop = i + 1
+        while stop < place[1] and arena.documents[stop] == document:
+            stop += 1
+        if not _trace(sequences, bounds.gap, arena, i, stop, pattern, length, -1, work):
+            return NO_ROOM
+        starts += _count_starts(work, bounds.span)
+        if survivors:
+            survivors = _survivors(
+                sequences,
+                document,
+                bounds.gap,
+                bounds.span,
+                length,
+                0,
+                i == place[0],
+                support,
+                work,
+            )
+            if not survivors and not bounds.count_starts:
+                return 1
+        i = stop
+    return 0 if survivors else starts
 
 
 @helper
 def _prunable(
     sequences: Sequences,
     bounds: Bounds,
-    ends: Int32,
-    latest: Int32,
+    arena: Arena,
     place: tuple[int, int],
     pattern: Int32,
     length: int,
+    support: int,
     work: Work,
 ) -> int:
     """Return 1 when some item stands in one slot of an occurrence at *every* end, else 0.
@@ -89,49 +192,24 @@ def _prunable(
     prove that: an extension may need a later one. Under a span limit the enriched occurrence must
     be as narrow as the narrowest that ends there, which rules out items before the first.
     """
+    first_slot = 1 if bounds.span > 0 else 0
     for i in range(place[0], place[1]):
-        start = latest[i] if bounds.span > 0 else -1
-        if not _trace(sequences, bounds.gap, ends, i, i + 1, pattern, length, start, work):
+        start = arena.notes[i] if bounds.span > 0 else -1
+        if not _trace(sequences, bounds.gap, arena, i, i + 1, pattern, length, start, work):
             return NO_ROOM
-        first_slot = 1 if bounds.span > 0 else 0
-        if not _survivors(sequences, bounds.gap, 0, length, first_slot, i == place[0], work):
+        if not _survivors(
+            sequences,
+            arena.documents[i],
+            bounds.gap,
+            0,
+            length,
+            first_slot,
+            i == place[0],
+            support,
+            work,
+        ):
             return 0
     return 1
-
-
-@helper
-def _closed_starts(
-    sequences: Sequences,
-    bounds: Bounds,
-    ends: Int32,
-    latest: Int32,
-    place: tuple[int, int],
-    pattern: Int32,
-    length: int,
-    work: Work,
-) -> int:
-    """Return the number of start positions of the pattern, or 0 when it is not closed.
-
-    Not closed: some item stands, in every supporting document, in the same slot of a valid
-    occurrence that stays valid with it.
-    """
-    starts = 0
-    survivors = True
-    i = place[0]
-    while i < place[1]:
-        after = sequences.begin[sequences.document[ends[i]] + 1]
-        stop = i + 1
-        while stop < place[1] and ends[stop] < after:
-            stop += 1
-        if not _trace(sequences, bounds.gap, ends, i, stop, pattern, length, -1, work):
-            return NO_ROOM
-        starts += _count_starts(work, bounds.span)
-        if survivors:
-            survivors = _survivors(
-                sequences, bounds.gap, bounds.span, length, 0, i == place[0], work
-            )
-        i = stop
-    return 0 if survivors else starts
 
 
 @helper
@@ -150,7 +228,7 @@ def _count_starts(work: Work, span: int) -> int:
 def _trace(
     sequences: Sequences,
     gap: int,
-    ends: Int32,
+    arena: Arena,
     from_end: int,
     to_end: int,
     pattern: Int32,
@@ -170,11 +248,11 @@ def _trace(
     if trail.shape[0] < to_end - from_end:
         return False
     for i in range(from_end, to_end):
-        trail[i - from_end, POSITION] = ends[i]
-        trail[i - from_end, EARLIEST] = ends[i]
+        trail[i - from_end, POSITION] = arena.ends[i]
+        trail[i - from_end, EARLIEST] = arena.ends[i]
     layer[length - 1, 0] = 0
     layer[length - 1, 1] = to_end - from_end
-    begin = sequences.begin[sequences.document[ends[from_end]]]
+    begin = sequences.begin[arena.documents[from_end]]
     for i in range(length - 2, -1, -1):
         if not _layer_before(sequences.tokens, gap, begin, pattern[i], trail, layer, i):
             return False
@@ -244,11 +322,13 @@ def _keep_connected(gap: int, trail: Int32, layer: Int64, i: int) -> None:
 @helper
 def _survivors(
     sequences: Sequences,
+    document: int,
     gap: int,
     span: int,
     length: int,
     first_slot: int,
     first: bool,
+    support: int,
     work: Work,
 ) -> bool:
     """Confirm the candidates of every slot on the trail; tell whether any is left.
@@ -264,29 +344,38 @@ def _survivors(
         if first or work.slots[slot, 0] < work.slots[slot, 1]:
             open_slot(work, slot, first)
             if slot == 0:
-                _see_before(sequences, gap, span, first, work)
+                _see_before(sequences, document, gap, span, first, support, work)
             else:
-                _see_between(sequences.tokens, gap, span, slot, first, work)
+                _see_between(sequences, gap, span, slot, first, support, work)
             survivors += work.slots[slot, 1] - work.slots[slot, 0]
     return survivors > 0
 
 
 @helper
-def _see_before(sequences: Sequences, gap: int, span: int, first: bool, work: Work) -> None:
+def _see_before(
+    sequences: Sequences,
+    document: int,
+    gap: int,
+    span: int,
+    first: bool,
+    support: int,
+    work: Work,
+) -> None:
     """Show the positions that can precede the first item of an occurrence."""
-    row, last = work.layer[0, 0], work.layer[0, 1]
-    unseen = sequences.begin[sequences.document[work.trail[row, POSITION]]]
-    for i in range(row, last):
+    unseen = sequences.begin[document]
+    for i in range(work.layer[0, 0], work.layer[0, 1]):
         start = work.trail[i, POSITION]
         least = max(start - 1 - gap, unseen)
         if span > 0:
             least = max(least, work.trail[i, EARLIEST] + 1 - span)
-        see(work, sequences.tokens, least, start, 0, first)
+        see(work, sequences, least, start, 0, first, support)
         unseen = start
 
 
 @helper
-def _see_between(tokens: Int32, gap: int, span: int, slot: int, first: bool, work: Work) -> None:
+def _see_between(
+    sequences: Sequences, gap: int, span: int, slot: int, first: bool, support: int, work: Work
+) -> None:
     """Show the positions between items slot - 1 and slot of an occurrence.
 
     For each later item the earliest partner spans all that the others do. Partners must lie within
@@ -304,15 +393,17 @@ def _see_between(tokens: Int32, gap: int, span: int, slot: int, first: bool, wor
         ):
             left += 1
         if left < left_last and trail[left, POSITION] < right:
-            see(work, tokens, max(trail[left, POSITION] + 1, unseen), right, slot, first)
+            begin = max(trail[left, POSITION] + 1, unseen)
+            see(work, sequences, begin, right, slot, first, support)
             unseen = right
 
 
-_search = searcher(_reach, _prunable, _closed_starts)
+_walk = walker(_plant, _reach, _spread, _closed, _prunable)
 
 
 @kernel
-def mine_gapped(sequences: Sequences, bounds: Bounds, roots: Roots) -> Found:
-    """Return the closed patterns whose first item is a root (their notes: the ends themselves)."""
-    found: Found = _search(sequences, bounds, roots)
-    return found
+def walk_gapped(
+    sequences: Sequences, bounds: Bounds, roots: Roots, space: Space, path: Path, stop: Int64
+) -> int:
+    """Go on with a search: see :func:`adapt_ray.mining.search.search`."""
+    return int(_walk(sequences, bounds, roots, space, path, stop))

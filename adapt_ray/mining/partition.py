@@ -1,55 +1,57 @@
-"""Splitting the search by first item, exactly.
+"""Splitting the search by first items, exactly.
 
 Every shard gets whole documents and some of the first items. All documents that support a pattern
 are then at hand where the pattern is searched, items before its first one included, so its support
 and whether it is closed are decided there: the union of the shards is the result, with no second
-pass, for any number of shards. (Shards of documents, or of suffixes, would need one.)
+pass, for any number of shards. (Shards of documents, or of suffixes, would need one.) One first
+item can be a sixth of the work ("the"): its shards share it by the item that comes second.
 """
 
-import heapq
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from adapt_ray.config import MiningConfig
-from adapt_ray.mining.closed import EncodedCorpus, Int32, Patterns, document_support
+from adapt_ray.mining.masking import MaskedCorpus
+
+Int32 = npt.NDArray[np.int32]
 
 
-def first_item_shards(corpus: EncodedCorpus, limits: MiningConfig, parts: int) -> list[Int32]:
-    """Return up to ``parts`` ascending arrays of first items, with about equal numbers of tokens.
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """First items to search.
 
-    Together they hold every frequent item once. The heaviest item goes first, always to the
-    lightest shard. Fewer frequent items than parts give fewer shards, none gives no shard.
+    Of the items that come second, ``part`` (k, m) leaves those at index k modulo m to this shard.
     """
-    ids, tokens, support = document_support(corpus)
-    counts = np.bincount(tokens, minlength=ids.size)
-    frequent = np.flatnonzero(support >= limits.min_support)
-    heaviest_first = frequent[np.argsort(-counts[frequent], kind="stable")]
-    loads = [(0, shard) for shard in range(min(parts, frequent.size))]
-    shards: list[list[int]] = [[] for _ in loads]
-    for item in heaviest_first.tolist():
-        load, shard = heapq.heappop(loads)
-        shards[shard].append(item)
-        heapq.heappush(loads, (load + int(counts[item]), shard))
-    return [ids[np.sort(shard)] for shard in shards]
+
+    items: Int32  # ascending ids
+    part: tuple[int, int] = (0, 1)
 
 
-def merge(parts: Sequence[Patterns]) -> Patterns:
-    """Return the patterns of all shards in lexicographic order.
+def shards(corpus: MaskedCorpus, parts: int) -> list[Shard]:
+    """Return about ``parts`` shards with about equal numbers of positions, the heaviest first.
 
-    Each shard must hold different first items, in lexicographic order, as the search returns them.
+    Together they hold every frequent item once, and no shard has twice its fair share: an item that
+    is heavier than that is split by second items, the others go by neighbours. (Shards of
+    neighbours are merged at no cost.) Fewer frequent items than parts give fewer shards, none gives
+    no shard.
     """
-    lengths = np.concatenate([_EMPTY, *(np.diff(part.offsets) for part in parts)])
-    items = np.concatenate([np.empty(0, np.int32), *(part.items for part in parts)])
-    support = np.concatenate([_EMPTY, *(part.support for part in parts)])
-    starts = np.concatenate([_EMPTY, *(part.starts for part in parts)])
-    begin = np.cumsum(lengths) - lengths
-    order = np.argsort(items[begin], kind="stable")
-    offsets = np.zeros(order.size + 1, np.int64)
-    np.cumsum(lengths[order], out=offsets[1:])
-    # Item i of a pattern moves from begin + i to offset + i.
-    source = np.arange(items.size) + np.repeat(begin[order] - offsets[:-1], lengths[order])
-    return Patterns(items[source], offsets, support[order], starts[order])
-
-
-_EMPTY = np.empty(0, np.int64)
+    fair = max(int(corpus.occurrences.sum()) / parts, 1.0)
+    weighted: list[tuple[float, Shard]] = []
+    group: list[int] = []
+    load = 0
+    for item, weight in enumerate(corpus.occurrences.tolist()):
+        pieces = math.ceil(weight / fair)
+        if pieces > 1:
+            split = Shard(corpus.vocabulary[[item]], (0, pieces))
+            weighted += [(weight / pieces, replace(split, part=(k, pieces))) for k in range(pieces)]
+            continue
+        group.append(item)
+        load += weight
+        if load >= fair:
+            weighted.append((load, Shard(corpus.vocabulary[group])))
+            group, load = [], 0
+    if group:
+        weighted.append((load, Shard(corpus.vocabulary[group])))
+    return [shard for _, shard in sorted(weighted, key=lambda pair: -pair[0])]

@@ -10,11 +10,15 @@ import numpy.typing as npt
 
 from adapt_ray.config import MiningConfig, TokensConfig
 from adapt_ray.errors import InputError
-from adapt_ray.mining.closed import EncodedCorpus, Patterns
-from adapt_ray.tokenization.matcher import Matcher
+from adapt_ray.mining.classes import classes_with, mutual_information
+from adapt_ray.mining.encoded import EncodedCorpus
+from adapt_ray.mining.kernel_occurrences import choose, occurrences
+from adapt_ray.mining.patterns import Patterns
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+_CHANCE = 1 - 1e-9  # perplexity of what independent tokens would make, up to rounding
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,8 @@ def perplexity(
     neither limit is set, since the number is then not defined.
     """
     lengths = np.diff(patterns.offsets)
-    ids, inverse = np.unique(corpus.tokens, return_inverse=True)
-    log_frequency = np.log(np.bincount(inverse) / max(corpus.tokens.size, 1))
+    ids, counts = np.unique(corpus.tokens, return_counts=True)
+    log_frequency = np.log(counts / max(corpus.tokens.size, 1))
     of_items = log_frequency[np.searchsorted(ids, patterns.items)]
     independent = np.add.reduceat(np.append(of_items, 0.0), patterns.offsets[:-1])
     log_p = np.log(patterns.starts / max(corpus.tokens.size, 1))
@@ -158,46 +162,64 @@ def select_tokens(
     config: TokensConfig,
     base_vocabulary: int,
     limits: MiningConfig,
+    classes: Float64 | None = None,
 ) -> Selected:
-    """Choose the patterns of lowest perplexity, as many as both budgets allow.
+    """Choose the best patterns, as many as both budgets allow.
 
     The budgets: ``vocabulary_share`` of the base vocabulary, and ``insertion_budget`` inserted
-    tokens per token of the corpus. Only patterns that are more frequent than independent tokens
-    would make them (perplexity below 1) are candidates: the others do not belong together, however
-    much room is left. Ties: higher support, then longer, then lower ids.
+    tokens per token of the corpus. Best is lowest perplexity; ties: higher support, then longer,
+    then lower ids. Only patterns that are more frequent than independent tokens would make them
+    (perplexity below 1) are candidates: the others do not belong together, however much room is
+    left. Near-copies of a better pattern are passed over unless ``allow_overlap``: a pattern counts
+    by the documents that hold it apart from the occurrences of those chosen before.
+
+    ``classes`` [n_documents, n_classes], the classes of the documents, are looked at when
+    ``label_weight`` is above 0 only, and needed then.
     """
     scores = perplexity(patterns, corpus, config.score, limits.max_gap, limits.max_span)
-    candidates = _ordered(patterns, scores, config.min_support)
-    candidates = candidates[: int(config.vocabulary_share * base_vocabulary)]
-    sequences = [
-        tuple(patterns.items[patterns.offsets[i] : patterns.offsets[i + 1]].tolist())
-        for i in candidates
-    ]
-    rank = np.arange(len(sequences))
-    matcher = Matcher(sequences, rank, limits.max_gap, limits.max_span)
-    best = matcher.best(corpus.tokens, corpus.offsets)
-    # With the first K candidates, a token is inserted wherever the best rank is below K.
-    inserted = np.cumsum(np.bincount(best[best >= 0], minlength=len(sequences)))
+    candidates = np.flatnonzero((patterns.support >= config.min_support) & (scores < _CHANCE))
+    ranking = scores[candidates]
+    if config.label_weight > 0:
+        if classes is None:
+            raise ValueError("label_weight is above 0, and no classes are given")
+        present = classes_with(patterns, corpus, classes, limits.max_gap, limits.max_span)
+        information = mutual_information(present[candidates], classes.sum(0))
+        weight = config.label_weight
+        ranking = (1 - weight) * _ranks(ranking) + weight * _ranks(-information)
+    order = _ordered(patterns, candidates, ranking)
+    least_apart = 0 if config.allow_overlap else config.min_support
+    most = int(config.vocabulary_share * base_vocabulary)
     room = int(config.insertion_budget * corpus.tokens.size)
-    n_taken = int(np.searchsorted(inserted, room, side="right"))
-    # Longest match first, then the more frequent one.
-    order = sorted(
-        range(n_taken),
-        key=lambda i: (-len(sequences[i]), -patterns.support[candidates[i]], sequences[i]),
+    find = occurrences(
+        corpus.tokens,
+        corpus.offsets,
+        patterns.items,
+        patterns.offsets,
+        limits.max_gap,
+        limits.max_span,
     )
-    chosen = tuple(sequences[i] for i in order)
-    taken = candidates[order]
+    chosen, inserted = choose(find, order, least_apart, most, room)
+    # Longest match first, then the more frequent one. Patterns are in order of their ids already.
+    lengths = np.diff(patterns.offsets)
+    taken = chosen[np.lexsort((chosen, -patterns.support[chosen], -lengths[chosen]))]
+    sequences = tuple(
+        tuple(patterns.items[patterns.offsets[i] : patterns.offsets[i + 1]].tolist()) for i in taken
+    )
     return Selected(
-        tokens=TokenSet(chosen, base_vocabulary, limits.max_gap, limits.max_span),
+        tokens=TokenSet(sequences, base_vocabulary, limits.max_gap, limits.max_span),
         support=patterns.support[taken],
         perplexity=scores[taken],
-        cut_off=float(scores[taken].max()) if n_taken else None,
-        inserted_share=float(inserted[n_taken - 1] / corpus.tokens.size) if n_taken else 0.0,
+        cut_off=float(scores[taken].max()) if taken.size else None,
+        inserted_share=inserted / corpus.tokens.size if taken.size else 0.0,
     )
 
 
-def _ordered(patterns: Patterns, scores: Float64, min_support: int) -> Int64:
+def _ordered(patterns: Patterns, candidates: Int64, ranking: Float64) -> Int64:
     """Return the candidates, best first. Patterns are in order of their ids already."""
-    order = np.lexsort((-np.diff(patterns.offsets), -patterns.support, scores))
-    keep = (patterns.support >= min_support) & (scores < 1.0)
-    return order[keep[order]]
+    lengths = np.diff(patterns.offsets)[candidates]
+    return candidates[np.lexsort((-lengths, -patterns.support[candidates], ranking))]
+
+
+def _ranks(values: Float64) -> Float64:
+    """Return how many of the values are lower than each one."""
+    return np.searchsorted(np.sort(values), values).astype(np.float64)

@@ -29,6 +29,7 @@ from adapt_ray.report.groups import (
     studies,
 )
 from adapt_ray.report.tables import Table, markdown
+from adapt_ray.report.tokens import HTML, MARKDOWN, TokenReport, write_token_report
 from adapt_ray.report.wording import MISSING, escape
 
 FILE = "report.md"
@@ -64,6 +65,7 @@ class Context:
     task: str | None = None
     timings: Mapping[str, float | str] = field(default_factory=dict)  # seconds, or "reused"
     tokens: Sequence[TokenRow] = ()
+    token_report: TokenReport | None = None  # written beside the report
     planted: Sequence[PlantedRow] = ()
     sensitivity: Sequence[ModuleRow] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)  # what it is -> its key
@@ -88,6 +90,8 @@ def write_report(
         blocks += _final(writer, study, curves)
         blocks += _search(writer, study)
         blocks += _failures(writer, study)
+    if context.token_report is not None:
+        write_token_report(folder, context.token_report)
     blocks += _inputs(_Writer(folder, "", ""), context)
     blocks += _provenance(runs, context)
     path = folder / FILE
@@ -201,6 +205,11 @@ def _inputs(writer: _Writer, context: Context) -> list[str]:
     blocks = []
     if context.tokens:
         blocks += [writer.heading("Task tokens"), *_token_blocks(context.tokens)]
+    if context.token_report is not None:
+        blocks.append(
+            f"Every token, by kind and with the class it points to: [as a page]({HTML}), [as "
+            f"Markdown]({MARKDOWN})."
+        )
     if context.planted:
         hits = sum(row.found for row in context.planted)
         rows = tuple(

@@ -23,7 +23,8 @@ from adapt_ray.modeling import Batch, ModuleInfo, TaskClassifier, build_classifi
 from adapt_ray.pretrained import model_digest
 from adapt_ray.sensitivity.dispersion import Moments
 from adapt_ray.sensitivity.gradients import squared_norms
-from adapt_ray.tokenization.task_tokenizer import EncodedTexts, TaskTokenizer
+from adapt_ray.tokenization.encoding import EncodedTexts
+from adapt_ray.tokenization.task_tokenizer import TaskTokenizer
 
 FILE = "sensitivity.json"
 
@@ -98,7 +99,7 @@ class MeasurePlan:
             seed=seeding.derive(self.head_seed, "initialisation"),
         )
         split = corpus.splits["train"]
-        return Loaded(model, tokenizer.encode(split.texts), split.labels, tokenizer.pad_id)
+        return Loaded(model, tokenizer.encode_texts(split.texts), split.labels, tokenizer.pad_id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MeasurePlan) and self.stage.key == other.stage.key

@@ -1,6 +1,7 @@
 """Which token sequences occur in a text, and where: a trie walked from every position.
 
-Most positions die at the root. Elsewhere the walk keeps states (trie node, position) and visits
+All edges of the trie lie in one hash table, so that a step costs the same from every node; most
+positions die at the root. Elsewhere the walk keeps states (trie node, position) and visits
 each once, since under a gap many ways lead to the same state. Sequences have priorities, and a
 branch of the trie that holds nothing better than what was found already is not entered.
 """
@@ -17,17 +18,16 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 _NO_ROOM = -1
-_MIX = 0x1E3779B97F4A7C15  # odd, below 2^63: spreads consecutive keys over the table of states
+_MIX = 0x1E3779B97F4A7C15  # odd, below 2^63: spreads consecutive keys over a table
 
 
 class _Trie(NamedTuple):
-    """Node 0 is the root; children of a node are ascending by token."""
+    """Node 0 is the root. Tables have room for four times the edges, a power of two."""
 
-    begin: Int32  # [n_nodes + 1], first child of each node
-    token: Int32  # [n_nodes - 1], token that leads to each child
-    child: Int32  # [n_nodes - 1]
+    keys: Int64  # [room], node and token of the edge that lies there, -1 where none does
+    child: Int32  # [room], node that the edge leads to
     rank: Int32  # [n_nodes], best rank of a sequence that ends here, n_sequences when none does
-    best: Int32  # [n_nodes], best rank here and below
+    below: Int32  # [n_nodes], best rank of those that go on from here
 
 
 class Matcher:
@@ -70,51 +70,73 @@ class Matcher:
 
 def _build(sequences: Sequence[Sequence[int]]) -> _Trie:
     """Lay out the trie of sequences in order of rank."""
-    children: list[dict[int, int]] = [{}]
-    rank = [len(sequences)]
+    edges: dict[tuple[int, int], int] = {}
+    rank, below = [len(sequences)], [len(sequences)]
     for number, sequence in enumerate(sequences):
         node = 0
         for token in sequence:
-            if token not in children[node]:
-                children[node][token] = len(children)
-                children.append({})
+            below[node] = min(below[node], number)
+            node = edges.setdefault((node, token), len(rank))
+            if node == len(rank):
                 rank.append(len(sequences))
-            node = children[node][token]
+                below.append(len(sequences))
         rank[node] = min(rank[node], number)
-    best = list(rank)
-    for node in range(len(children) - 1, -1, -1):  # children are numbered after their parents
-        best[node] = min([best[node], *(best[child] for child in children[node].values())])
-    edges = [edge for below in children for edge in sorted(below.items())]
-    return _Trie(
-        begin=np.cumsum([0, *map(len, children)]).astype(np.int32),
-        token=np.array([token for token, _ in edges], np.int32),
-        child=np.array([child for _, child in edges], np.int32),
-        rank=np.array(rank, np.int32),
-        best=np.array(best, np.int32),
+    keys, child = _table(
+        np.array([node for node, _ in edges], np.int64),
+        np.array([token for _, token in edges], np.int32),
+        np.array(list(edges.values()), np.int32),
     )
+    return _Trie(keys, child, np.array(rank, np.int32), np.array(below, np.int32))
+
+
+@helper
+def _place(key: int, mask: int) -> int:
+    """Return where to look first for a key."""
+    mixed = key * _MIX
+    return (mixed ^ (mixed >> 32)) & mask
+
+
+@helper
+def _key(node: int, token: int) -> int:
+    return (node << 32) | (token & 0xFFFFFFFF)
+
+
+@kernel
+def _table(nodes: Int64, tokens: Int32, children: Int32) -> tuple[Int64, Int32]:
+    """Return the hash table of edges: keys and children."""
+    room = 4
+    while room < 4 * nodes.size:
+        room *= 2
+    keys = np.full(room, -1, np.int64)
+    child = np.full(room, -1, np.int32)
+    for edge in range(nodes.size):
+        key = _key(nodes[edge], tokens[edge])
+        place = _place(key, room - 1)
+        while keys[place] != -1:
+            place = (place + 1) & (room - 1)
+        keys[place] = key
+        child[place] = children[edge]
+    return keys, child
 
 
 @helper
 def _child(trie: _Trie, node: int, token: int) -> int:
     """Return the child that a token leads to, or -1."""
-    low = trie.begin[node]
-    high = trie.begin[node + 1]
-    end = high
-    while low < high:
-        middle = (low + high) // 2
-        if trie.token[middle] < token:
-            low = middle + 1
-        else:
-            high = middle
-    return int(trie.child[low]) if low < end and trie.token[low] == token else -1
+    mask = trie.keys.size - 1
+    key = _key(node, token)
+    place = _place(key, mask)
+    while trie.keys[place] != key:
+        if trie.keys[place] == -1:
+            return -1
+        place = (place + 1) & mask
+    return int(trie.child[place])
 
 
 @helper
 def _seen(states: Int64, key: int, start: int) -> bool:
     """Tell whether the walk from ``start`` met a state before, and remember it."""
     mask = states.shape[0] - 1
-    mixed = key * _MIX
-    place = (mixed ^ (mixed >> 32)) & mask
+    place = _place(key, mask)
     while states[place, 1] == start:
         if states[place, 0] == key:
             return True
@@ -146,12 +168,12 @@ def _walk(
         node = stack[top, 0]
         position = stack[top, 1]
         best = min(best, int(trie.rank[node]))
-        if trie.begin[node] == trie.begin[node + 1]:
+        if trie.below[node] >= best:
             continue
         stop = end if gap < 0 else min(position + 2 + gap, end)
         for following in range(position + 1, stop):
             child = _child(trie, node, tokens[following])
-            if child < 0 or trie.best[child] >= best:
+            if child < 0 or min(trie.rank[child], trie.below[child]) >= best:
                 continue
             key = child if gap < 0 else child * (end - start) + following - start
             if not _seen(states, key, start):

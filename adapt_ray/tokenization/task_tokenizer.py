@@ -1,60 +1,50 @@
 """The task tokenizer: base tokens stay, a task token is inserted before each occurrence.
 
 Of the sequences that start at one position the first of the token set wins: the longest, then the
-one of higher support. Markers and
-special tokens are no part of any sequence: matching steps over them, and they stay in the input.
-A text too long for the model loses inserted tokens before it loses text.
+one of higher support. Markers and special tokens are no part of any sequence: matching steps over
+markers, and they stay in the input. A text too long for the model loses inserted tokens before it
+loses text.
 """
 
 import json
-import re
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BatchEncoding
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils.generic import PaddingStrategy
 
 from adapt_ray.config import ModelConfig
 from adapt_ray.errors import InputError
 from adapt_ray.mining.scoring import TokenSet
-from adapt_ray.pretrained import max_positions, resolve_model
-from adapt_ray.tokenization.matcher import Matcher
+from adapt_ray.pretrained import embedding_rows, first_position, max_positions, resolve_model
+from adapt_ray.tokenization.encoding import (
+    NO_FRAME,
+    UNLIMITED,
+    Assembled,
+    EncodedTexts,
+    Frame,
+    Int64,
+)
+from adapt_ray.tokenization.insertion import Inserter
+from adapt_ray.tokenization.markers import Markers
+from adapt_ray.tokenization.vocabulary import TaskVocabulary, vocabulary_size
 
-Ints = npt.NDArray[np.int64]
-# Not "tokenizer.json": a plain AutoTokenizer would open that and silently drop the task tokens.
 BASE_FOLDER = "base_tokenizer"
 SETTINGS = "task_tokenizer.json"
 
+# The base tokenizer lies in its own folder: a plain AutoTokenizer would open it and silently drop
+# the task tokens. Where it finds none but a model's config.json, it makes an empty tokenizer of
+# the model's kind, silently too; a tokenizer.json of unknown version makes it raise and say this.
+_SIGN = "tokenizer.json"
+_NO_VERSION = "none: a task tokenizer lies here; open it with adapt_ray.TaskTokenizer"
 
-@dataclass(frozen=True)
-class EncodedTexts:
-    """Encoded texts, ragged: text i holds ``ids[offsets[i]:offsets[i + 1]]``."""
-
-    ids: npt.NDArray[np.int32]  # [n_tokens], special and inserted tokens included
-    positions: npt.NDArray[np.int32]  # [n_tokens], counted from 0 in each text
-    offsets: Ints  # [n_texts + 1]
-    base_lengths: Ints  # [n_texts], tokens without the inserted ones
-    markers: npt.NDArray[np.int32]  # [n_texts, n_openings], index in the text, -1 if absent
-    truncated: int  # texts that lost base tokens
-    dropped: int  # insertions given up so that no text was lost
-
-    def __len__(self) -> int:
-        return len(self.base_lengths)
-
-    @property
-    def lengths(self) -> Ints:
-        """Tokens of each text, inserted ones included."""
-        return np.diff(self.offsets)
-
-    @property
-    def inserted_share(self) -> float:
-        """Inserted tokens as a share of the base tokens."""
-        base = int(self.base_lengths.sum())
-        return (len(self.ids) - base) / base if base else 0.0
+_REFUSED = ("is_split_into_words", "return_overflowing_tokens", "stride", "sanitize_control_tokens")
 
 
 @dataclass(frozen=True)
@@ -64,26 +54,44 @@ class Settings:
     max_tokens: int
     positions: Literal["shifted", "shared"]
     markers: tuple[str, ...]
+    first_position: int = 0  # what the model calls the position of a text's first token
 
 
-class TaskTokenizer:
-    """A fast Hugging Face tokenizer that inserts task tokens."""
+class TaskTokenizer(TaskVocabulary):
+    """A Hugging Face tokenizer that inserts task tokens into what a fast base tokenizer gives.
+
+    It stands wherever Hugging Face expects a tokenizer of single texts. Inserted tokens count as
+    special tokens: ``special_tokens_mask`` is 1 for them and ``skip_special_tokens`` leaves them
+    out; ``decode(ids, skip_inserted_tokens=True)`` leaves out nothing else. The offsets of an
+    inserted token are an empty span where the token that it precedes begins. With ``shared``
+    positions the output holds ``position_ids``.
+
+    Text pairs, overflowing tokens and texts split into words are refused with InputError, and
+    outputs have no word-level maps (``word_ids`` and the like). The vocabulary is closed: tokens
+    are added to the base tokenizer, before sequences are mined with it.
+    """
 
     def __init__(self, base: Any, tokens: TokenSet, settings: Settings) -> None:
-        if len(base) != tokens.base_vocabulary:
+        size = vocabulary_size(base)
+        largest = max((max(sequence) for sequence in tokens.sequences), default=-1)
+        if tokens.base_vocabulary < size or largest >= size:
             raise InputError(
                 f"the token set was made for a vocabulary of {tokens.base_vocabulary} tokens, "
-                f"this tokenizer has {len(base)}"
+                f"this tokenizer has {size}"
             )
-        self.base = base
-        self.tokens = tokens
+        super().__init__(base, tokens, settings.max_tokens)
         self.settings = settings
-        self._prefix, self._suffix = _special_frame(base)
+        if settings.positions == "shared":
+            self.model_input_names.append("position_ids")  # a list of its own
+        markers = Markers(settings.markers)
+        self.openings = markers.openings
+        self._inserter = Inserter(base.backend_tokenizer, tokens, markers)
+        self._frame = Frame.of(base)
 
     @classmethod
     def pretrained(
         cls, config: ModelConfig, tokens: TokenSet | None, markers: tuple[str, ...]
-    ) -> "TaskTokenizer":
+    ) -> Self:
         """Build from a model's own tokenizer; without a token set nothing is inserted."""
         base = base_tokenizer(config)
         limit = max_positions(config.name)
@@ -92,142 +100,156 @@ class TaskTokenizer:
                 f"model.max_tokens is {config.max_tokens}, but {config.name} has positions for "
                 f"{limit} tokens"
             )
-        none = TokenSet(sequences=(), base_vocabulary=len(base), max_gap=0, max_span=None)
-        settings = Settings(config.max_tokens, config.positions, markers)
-        return cls(base, tokens or none, settings)
-
-    def __len__(self) -> int:
-        return int(self.tokens.base_vocabulary) + len(self.tokens.sequences)
+        if tokens is None:
+            # Some models have more rows than tokens; a new id must not meet one of them.
+            rows = max(vocabulary_size(base), embedding_rows(config.name))
+            tokens = TokenSet(sequences=(), base_vocabulary=rows, max_gap=0, max_span=None)
+        first = first_position(config.name)
+        return cls(base, tokens, Settings(config.max_tokens, config.positions, markers, first))
 
     @property
     def pad_id(self) -> int:
         """Id that fills short rows of a batch."""
-        return int(self.base.pad_token_id)
+        return int(self.pad_token_id)
 
-    @property
-    def openings(self) -> tuple[str, ...]:
-        """The opening marker strings (markers come in pairs of opening and closing)."""
-        return self.settings.markers[::2]
+    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+        """Encode texts with special and task tokens, cut to ``model_max_length`` tokens."""
+        base = self._inserter.base_tokens(
+            texts, with_spans=False, split_special_tokens=self.split_special_tokens
+        )
+        limit = min(self.model_max_length, UNLIMITED)
+        made = self._inserter.assembled(
+            base,
+            self._frame,
+            limit,
+            cut_left=self.truncation_side == "left",
+            shared=self.settings.positions == "shared",
+        )
+        lengths = np.diff(base.offsets) + self._frame.size
+        kept = np.minimum(lengths, limit)
+        markers = np.full((len(texts), len(self.openings)), -1, np.int32)
+        text, column, first, _ = base.markers[(base.markers[:, 1] >= 0)][::-1].T
+        at = made.target[first]  # backwards: the first of equal markers is the one that stays
+        markers[text, column] = np.where(at < 0, -1, at - made.offsets[text])
+        return EncodedTexts(
+            ids=made.ids,
+            positions=made.positions,
+            offsets=made.offsets,
+            base_lengths=kept,
+            markers=markers,
+            truncated=int((kept < lengths).sum()),
+            dropped=made.dropped,
+        )
 
-    def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """Encode texts with special and task tokens, truncated to the model's limit."""
-        fast = self.base.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        counts = np.array([len(e) for e in fast], dtype=np.int64)
-        ids = np.fromiter((i for e in fast for i in e.ids), np.int32, int(counts.sum()))
-        outside, opening = self._marker_tokens(texts, fast, counts)
-        best = self._matches(ids, outside, counts)
-        return self._assemble(ids, best, opening, counts)
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """Return the tokens of a text as strings, names for task tokens."""
+        encoded = self(text, pair, add_special_tokens=add_special_tokens, **options)
+        return list(self.convert_ids_to_tokens(encoded["input_ids"]))
 
-    def token_text(self, sequence: Sequence[int]) -> str:
-        """Return a sequence as text, for people."""
-        return str(self.base.decode(list(sequence), clean_up_tokenization_spaces=False))
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer into a folder; plain ``AutoTokenizer`` refuses to open it."""
-        self.base.save_pretrained(folder / BASE_FOLDER)
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **_: Any
+    ) -> tuple[str, ...]:
+        """Write the tokenizer into a folder, which plain ``AutoTokenizer`` refuses to open."""
+        if push_to_hub:
+            raise InputError("push_to_hub is not supported here: save, then upload the folder")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = self.base.save_pretrained(folder / BASE_FOLDER)
         self.tokens.save(folder)
-        (folder / SETTINGS).write_text(json.dumps(asdict(self.settings), indent=1) + "\n")
+        settings = asdict(self.settings) | {"max_tokens": self.model_max_length}
+        sign = {"version": _NO_VERSION, "added_tokens": [], "model": {"type": "WordPiece"}}
+        for name, content in ((SETTINGS, settings), (_SIGN, sign)):
+            (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return (*written, *(str(folder / name) for name in ("tokens.json", SETTINGS, _SIGN)))
 
     @classmethod
-    def load(cls, folder: Path) -> "TaskTokenizer":
-        """Read what :meth:`save` wrote."""
-        values = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        settings = Settings(**(values | {"markers": tuple(values["markers"])}))
-        base = AutoTokenizer.from_pretrained(folder / BASE_FOLDER)
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save_pretrained` wrote; nothing in the folder can run code.
+
+        Raises InputError when the folder holds no task tokenizer or a damaged one.
+        """
+        folder = Path(folder)
+        path = folder / SETTINGS
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            settings = Settings(**(values | {"markers": tuple(values["markers"])}))
+        except FileNotFoundError:
+            raise InputError(
+                f"{str(folder)!r} is not a folder with a task tokenizer: it holds no {SETTINGS}"
+            ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"task tokenizer {str(path)!r} is damaged: {error}") from None
+        if not (folder / BASE_FOLDER).is_dir():  # its name would be looked up on the hub
+            raise InputError(f"task tokenizer {str(folder)!r} is damaged: no {BASE_FOLDER} in it")
+        base = AutoTokenizer.from_pretrained(folder / BASE_FOLDER, trust_remote_code=False)
         return cls(base, TokenSet.load(folder), settings)
 
-    @cached_property
-    def _matcher(self) -> Matcher:
-        count = len(self.tokens.sequences)
-        return Matcher(
-            self.tokens.sequences,
-            np.arange(count, dtype=np.int64),
-            self.tokens.max_gap,
-            self.tokens.max_span,
+    def _encode_plus(
+        self,
+        text: str | Sequence[str],
+        text_pair: Any = None,
+        *,
+        add_special_tokens: bool = True,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        truncation_strategy: TruncationStrategy = TruncationStrategy.DO_NOT_TRUNCATE,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        split_special_tokens: bool | None = None,
+        verbose: bool = True,
+        **other: Any,
+    ) -> BatchEncoding:
+        for name, value in {"text_pair": text_pair, **other}.items():
+            if value and (name == "text_pair" or name in _REFUSED):
+                raise InputError(f"{name} is not supported with task tokens; give single texts")
+        base = self._inserter.base_tokens(
+            [text] if isinstance(text, str) else list(text),
+            with_spans=return_offsets_mapping,
+            split_special_tokens=bool(split_special_tokens),
         )
-
-    def _marker_tokens(
-        self, texts: Sequence[str], fast: Sequence[Any], counts: Ints
-    ) -> tuple[npt.NDArray[np.bool_], Ints]:
-        """Return which tokens belong to markers, and each text's first opening-marker tokens."""
-        outside = np.zeros(int(counts.sum()), dtype=np.bool_)
-        opening = np.full((len(texts), len(self.openings)), -1, dtype=np.int64)
-        if not self.settings.markers:
-            return outside, opening
-        pattern = re.compile("|".join(map(re.escape, self.settings.markers)))
-        starts = np.cumsum(counts) - counts
-        for row, (text, encoding) in enumerate(zip(texts, fast, strict=True)):
-            spans = [(m.start(), m.end(), m.group()) for m in pattern.finditer(text)]
-            if not spans:
-                continue
-            edges = np.array(encoding.offsets)
-            for start, end, marker in spans:
-                inside = np.flatnonzero((edges[:, 0] < end) & (edges[:, 1] > start))
-                outside[starts[row] + inside] = True
-                if marker in self.openings and len(inside):
-                    column = self.openings.index(marker)
-                    if opening[row, column] < 0:
-                        opening[row, column] = inside[0]
-        return outside, opening
-
-    def _matches(
-        self, ids: npt.NDArray[np.int32], outside: npt.NDArray[np.bool_], counts: Ints
-    ) -> npt.NDArray[np.int32]:
-        """Return for every token the task token to insert before it, or -1."""
-        best = np.full(len(ids), -1, dtype=np.int32)
-        if not self.tokens.sequences:
-            return best
-        inside = np.flatnonzero(~outside)
-        before = np.concatenate([[0], np.cumsum(~outside)])
-        bounds = before[np.concatenate([[0], np.cumsum(counts)])]
-        best[inside] = self._matcher.best(ids[inside], bounds)
-        return best
-
-    def _assemble(
-        self, ids: npt.NDArray[np.int32], best: npt.NDArray[np.int32], opening: Ints, counts: Ints
-    ) -> EncodedTexts:
-        """Truncate, insert, and frame with special tokens; all texts at once."""
-        n_texts = len(counts)
-        frame = len(self._prefix) + len(self._suffix)
-        limit = self.settings.max_tokens - frame
-        kept = np.minimum(counts, limit)
-        text_of = np.repeat(np.arange(n_texts), counts)
-        index = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
-        inserts = (best >= 0) & (index < kept[text_of])
-        order = _running_count(inserts, counts)
-        allowed = inserts & (order <= (limit - kept)[text_of])
-        dropped = int(inserts.sum() - allowed.sum())
-
-        keep = index < kept[text_of]
-        ids, best, index, text_of = ids[keep], best[keep], index[keep], text_of[keep]
-        inserts = allowed[keep]
-        inserted = np.bincount(text_of[inserts], minlength=n_texts)
-        offsets = np.concatenate([[0], np.cumsum(kept + inserted + frame)])
-        before = _running_count(inserts, kept)  # insertions up to and with this token
-        target = offsets[text_of] + len(self._prefix) + index + before
-
-        out = np.empty(offsets[-1], dtype=np.int32)
-        positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-        out[target] = ids
-        out[target[inserts] - 1] = self.tokens.base_vocabulary + best[inserts]
-        for i, special in enumerate(self._prefix):
-            out[offsets[:-1] + i] = special
-        for i, special in enumerate(reversed(self._suffix)):
-            out[offsets[1:] - 1 - i] = special
+        cut = truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE
+        made = self._inserter.assembled(
+            base,
+            self._frame if add_special_tokens else NO_FRAME,
+            max_length if cut and max_length is not None else UNLIMITED,
+            cut_left=self.truncation_side == "left",
+            shared=self.settings.positions == "shared",
+        )
+        lengths = np.diff(made.offsets).tolist()
+        rows: dict[str, list[Any]] = {"input_ids": _rows(made.ids.tolist(), made)}
+        if self._returned("token_type_ids", return_token_type_ids):
+            rows["token_type_ids"] = [[0] * length for length in lengths]
+        if self._returned("attention_mask", return_attention_mask):
+            rows["attention_mask"] = [[1] * length for length in lengths]
         if self.settings.positions == "shared":
-            positions[target] = len(self._prefix) + index
-            positions[target[inserts] - 1] = len(self._prefix) + index[inserts]
-            for i in range(len(self._suffix)):
-                positions[offsets[1:] - 1 - i] = frame + kept - 1 - i
-        return EncodedTexts(
-            out,
-            positions.astype(np.int32),
-            offsets,
-            kept + frame,
-            _moved(opening, kept, target, offsets[:-1]),
-            int((counts > limit).sum()),
-            dropped,
-        )
+            positions = made.positions + self.settings.first_position
+            rows["position_ids"] = _rows(positions.tolist(), made)
+        if return_special_tokens_mask:
+            rows["special_tokens_mask"] = _rows(_is_added(made).tolist(), made)
+        if base.spans is not None:
+            spans = _spans(base.spans, made, self.tokens.base_vocabulary)
+            rows["offset_mapping"] = _rows(spans, made)
+        for row in rows["input_ids"]:
+            self._eventual_warn_about_too_long_sequence(row, max_length, verbose)
+        if padding_strategy != PaddingStrategy.DO_NOT_PAD:
+            options = (max_length, pad_to_multiple_of, padding_side, return_attention_mask)
+            rows = dict(self.pad(rows, padding_strategy, *options))
+        if return_length:
+            rows["length"] = [len(row) for row in rows["input_ids"]]
+        if isinstance(text, str) and return_tensors is None:
+            rows = {k: v if k == "length" else v[0] for k, v in rows.items()}
+        return BatchEncoding(rows, tensor_type=return_tensors)
+
+    def _returned(self, name: str, asked: bool | None) -> bool:
+        return name in self.model_input_names if asked is None else asked
 
 
 def base_tokenizer(config: ModelConfig) -> Any:
@@ -243,25 +265,22 @@ def base_tokenizer(config: ModelConfig) -> Any:
     return base
 
 
-def _special_frame(base: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the base tokenizer puts before and after every text."""
-    probe = base("a", return_special_tokens_mask=True)
-    inside = [i for i, special in enumerate(probe["special_tokens_mask"]) if not special]
-    return probe["input_ids"][: inside[0]], probe["input_ids"][inside[-1] + 1 :]
+def _rows(flat: list[Any], made: Assembled) -> list[list[Any]]:
+    return [flat[begin:end] for begin, end in pairwise(made.offsets.tolist())]
 
 
-def _running_count(flags: npt.NDArray[np.bool_], counts: Ints) -> Ints:
-    """Return, within each text, the number of true flags up to and with each token."""
-    total = np.cumsum(flags)
-    before = np.concatenate([[0], total])[np.cumsum(counts) - counts]
-    return np.asarray(total - np.repeat(before, counts), dtype=np.int64)
+def _is_added(made: Assembled) -> Int64:
+    """Return 1 for every token that is not of the text, 0 for the others."""
+    added = np.ones(made.ids.size, np.int64)
+    added[made.target[made.target >= 0]] = 0
+    return added
 
 
-def _moved(opening: Ints, kept: Ints, target: Ints, starts: Ints) -> npt.NDArray[np.int32]:
-    """Translate marker token indices from base tokens to the final input."""
-    moved = np.full(opening.shape, -1, dtype=np.int32)
-    first = np.cumsum(kept) - kept
-    rows, columns = np.nonzero((opening >= 0) & (opening < kept[:, None]))
-    flat = first[rows] + opening[rows, columns]
-    moved[rows, columns] = target[flat] - starts[rows]
-    return moved
+def _spans(base: Int64, made: Assembled, first_new: int) -> list[tuple[int, int]]:
+    """Return the characters of every token: (0, 0) in the frame, none for inserted tokens."""
+    spans = np.zeros((made.ids.size, 2), np.int64)
+    kept = made.target >= 0
+    spans[made.target[kept]] = base[kept]
+    inserted = np.flatnonzero(made.ids >= first_new)
+    spans[inserted] = spans[inserted + 1, :1]
+    return [(begin, end) for begin, end in spans.tolist()]

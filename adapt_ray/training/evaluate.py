@@ -8,7 +8,7 @@ import torch
 
 from adapt_ray.data.batches import evaluation_batches
 from adapt_ray.modeling import Batch
-from adapt_ray.tokenization.task_tokenizer import EncodedTexts
+from adapt_ray.tokenization.encoding import EncodedTexts
 from adapt_ray.training.engine import Engine
 from adapt_ray.training.world import World
 

@@ -15,7 +15,7 @@ from adapt_ray import seeding
 from adapt_ray.config import TrainingConfig
 from adapt_ray.data.batches import epoch_batches, rank_share
 from adapt_ray.modeling import Batch
-from adapt_ray.tokenization.task_tokenizer import EncodedTexts
+from adapt_ray.tokenization.encoding import EncodedTexts
 from adapt_ray.training.engine import Engine
 from adapt_ray.training.evaluate import Scores
 from adapt_ray.training.world import World

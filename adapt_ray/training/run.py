@@ -23,7 +23,8 @@ from adapt_ray.modeling import Batch, TaskClassifier, build_classifier
 from adapt_ray.pretrained import model_digest
 from adapt_ray.records import CURVES_SCHEMA, PREDICTIONS_SCHEMA, Phase, RunRecord, Status
 from adapt_ray.selection import Selection
-from adapt_ray.tokenization.task_tokenizer import EncodedTexts, TaskTokenizer
+from adapt_ray.tokenization.encoding import EncodedTexts
+from adapt_ray.tokenization.task_tokenizer import TaskTokenizer
 from adapt_ray.training.engine import Engine, build_engine
 from adapt_ray.training.evaluate import Scores, majority_macro_f1, predict, score
 from adapt_ray.training.loop import DivergedError, Epoch, TrainSplit, total_steps, train
@@ -111,7 +112,7 @@ class Inputs:
         tokens = store.load(TokenSet, plan.tokens) if plan.tokens else None
         tokenizer = TaskTokenizer.pretrained(plan.model, tokens, corpus.markers)
         names = ["train", "dev", "test"] if plan.test else ["train", "dev"]
-        encoded = {name: tokenizer.encode(corpus.splits[name].texts) for name in names}
+        encoded = {name: tokenizer.encode_texts(corpus.splits[name].texts) for name in names}
         return cls(corpus, tokenizer, encoded)
 
 

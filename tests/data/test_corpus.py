@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from adapt_ray.config import DataConfig
-from adapt_ray.data.cleaning import distinct_texts, normalise
+from adapt_ray.data.cleaning import normaliser
 from adapt_ray.data.corpus import Corpus, Split, load_corpus
+from adapt_ray.data.strings import Strings
 from adapt_ray.data.tasks import TASKS
 from adapt_ray.errors import InputError
 
@@ -42,7 +43,7 @@ def shared_texts(corpus: Corpus) -> set[str]:
     """Return the normalised texts that lie in more than one split."""
     counts: Counter[str] = Counter()
     for split in corpus.splits.values():
-        counts.update({normalise(text, corpus.markers).casefold() for text in split.texts})
+        counts.update({normaliser(corpus.markers)(text).casefold() for text in split.texts})
     return {text for text, count in counts.items() if count > 1}
 
 
@@ -97,7 +98,7 @@ def test_loading_refuses_what_is_no_corpus(demo: Corpus, tmp_path: Path) -> None
 def test_a_split_refuses_columns_of_different_length() -> None:
     ids = np.arange(2)
     with pytest.raises(ValueError, match="differ in length"):
-        Split(("one",), ids, ids, ids)
+        Split(Strings.of(["one"]), ids, ids, ids)
 
 
 def test_rows_and_texts_are_numbered_through_all_splits(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_given_splits_are_left_alone(tmp_path: Path) -> None:
     write(tmp_path / "test.parquet", numbered(12, "test"))
     corpus = load_corpus(DataConfig(source=str(tmp_path), dev_fraction=0.25))
     assert sizes(corpus) == {"train": 30, "dev": 10, "test": 12}
-    assert corpus.splits["test"].texts == tuple(text for text, _ in numbered(12, "test"))
+    assert tuple(corpus.splits["test"].texts) == tuple(text for text, _ in numbered(12, "test"))
     assert np.bincount(corpus.splits["dev"].labels).tolist() in ([7, 3], [8, 2])
 
 
@@ -228,7 +229,7 @@ def test_limits_of_a_class_count_its_rows_only(tmp_path: Path) -> None:
     task = DataConfig(task="citation_worthiness", source=str(tmp_path))
     train = load_corpus(task).splits["train"]
     assert np.bincount(train.labels).tolist() == [40_000, 3]
-    assert train.texts[-4:] == ("text 39999", "other", "other", "other")
+    assert tuple(train.texts[-4:]) == ("text 39999", "other", "other", "other")
     write(tmp_path / "test.parquet", [("a", "0"), ("b", "1")])
     assert "limits class 'cite' of test, whose classes are 0, 1" in error_of(task)
 
@@ -239,8 +240,8 @@ def test_scierc_as_published(shared: Path) -> None:
     train = corpus.splits["train"]
     assert corpus.label_names[0] == "COMPARE"
     assert Counter(train.labels.tolist())[corpus.label_names.index("USED-FOR")] == 1690
-    texts = distinct_texts(train.texts, corpus.markers)
-    assert len(texts) == len(set(train.text_ids.tolist())) == 1366
+    texts = [normaliser(corpus.markers)(text) for text in train.distinct()]
+    assert len({text.casefold() for text in texts}) == len(texts) == 1366
     assert not any(marker in text for text in texts for marker in corpus.markers)
 
 

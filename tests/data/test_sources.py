@@ -11,11 +11,19 @@ import pytest
 
 from adapt_ray.config import DataConfig
 from adapt_ray.data.sources import Rows, looks_like_path, read_hub, read_source
+from adapt_ray.data.strings import Strings
 from adapt_ray.errors import InputError
 
 TEXTS = ("a first text", 'with "quotes", a comma\nand a new line', "a third one")
 LABELS = ("yes", "no", "yes")
 DEFAULTS = DataConfig()
+
+
+def rows(texts: Sequence[str], labels: Sequence[str]) -> Rows:
+    return Rows(Strings.of(texts), Strings.of(labels))
+
+
+ROWS = rows(TEXTS, LABELS)
 
 
 def write(
@@ -45,7 +53,7 @@ def error_of(source: Path | str, config: DataConfig = DEFAULTS) -> str:
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".json", ".csv"])
 def test_a_single_file_is_train(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"rows{suffix}")
-    assert read_source(str(path), DEFAULTS) == {"train": Rows(TEXTS, LABELS)}
+    assert read_source(str(path), DEFAULTS) == {"train": ROWS}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
@@ -56,15 +64,15 @@ def test_a_folder_holds_one_file_a_split(tmp_path: Path, suffix: str, dev: str) 
     (tmp_path / "README.md").write_text("no split")
     found = read_source(str(tmp_path), DEFAULTS)
     assert found == {
-        split: Rows((f"in {name}",), ("yes",))
+        split: rows([f"in {name}"], ["yes"])
         for split, name in (("train", "train"), ("dev", dev), ("test", "test"))
     }
 
 
 def test_a_uri_names_a_folder_or_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "train.csv")
-    assert read_source(path.as_uri(), DEFAULTS)["train"].texts == TEXTS
-    assert read_source(tmp_path.as_uri(), DEFAULTS)["train"].labels == LABELS
+    assert read_source(path.as_uri(), DEFAULTS)["train"] == ROWS
+    assert read_source(tmp_path.as_uri(), DEFAULTS)["train"] == ROWS
 
 
 def test_shards_of_the_hubs_export_are_joined_in_order(tmp_path: Path) -> None:
@@ -72,39 +80,40 @@ def test_shards_of_the_hubs_export_are_joined_in_order(tmp_path: Path) -> None:
     write(tmp_path / "data/train-00000-of-00002.parquet", ["first"], ["yes"])
     write(tmp_path / "data/test-00000-of-00001-5c1aff50830bfd71.parquet", ["third"], ["no"])
     found = read_source(str(tmp_path), DEFAULTS)
-    assert found["train"] == Rows(("first", "second"), ("yes", "no"))
-    assert found["test"].texts == ("third",)
+    assert found["train"] == rows(["first", "second"], ["yes", "no"])
+    assert found["test"] == rows(["third"], ["no"])
 
 
 def test_integers_and_booleans_become_label_names(tmp_path: Path) -> None:
     numbers = write(tmp_path / "numbers.jsonl", labels=[1, 0, 12])
-    assert read_source(str(numbers), DEFAULTS)["train"].labels == ("1", "0", "12")
+    assert read_source(str(numbers), DEFAULTS)["train"].labels == Strings.of(["1", "0", "12"])
     booleans = write(tmp_path / "booleans.parquet", labels=[True, False, True])
-    assert read_source(str(booleans), DEFAULTS)["train"].labels == ("True", "False", "True")
+    expected = Strings.of(["True", "False", "True"])
+    assert read_source(str(booleans), DEFAULTS)["train"].labels == expected
 
 
 def test_csv_columns_are_strings_as_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n1984,01\n2001,02\n")
-    assert read_source(str(path), DEFAULTS)["train"] == Rows(("1984", "2001"), ("01", "02"))
+    assert read_source(str(path), DEFAULTS)["train"] == rows(["1984", "2001"], ["01", "02"])
 
 
 def test_categories_and_chosen_columns_are_read(tmp_path: Path) -> None:
     kinds = pa.array(LABELS).dictionary_encode()
     path = write(tmp_path / "rows.parquet", body=pa.array(TEXTS), kind=kinds, other=[1, 2, 3])
     config = DataConfig(text_column="body", label_column="kind")
-    assert read_source(str(path), config)["train"] == Rows(TEXTS, LABELS)
+    assert read_source(str(path), config)["train"] == ROWS
 
 
 def write_hub_layout(folder: Path, labels: Sequence[int] = (1, 0, 1)) -> None:
     features = datasets.Features(
         text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"])
     )
-    rows = datasets.Dataset.from_dict(
+    dataset = datasets.Dataset.from_dict(
         {"text": list(TEXTS), "label": list(labels)}, features=features
     )
     for split in ("train", "validation"):
-        rows.to_parquet(folder / f"data/{split}-00000-of-00001.parquet")
+        dataset.to_parquet(folder / f"data/{split}-00000-of-00001.parquet")
 
 
 def test_the_hubs_class_names_label_the_rows(
@@ -120,7 +129,7 @@ def test_the_hubs_class_names_label_the_rows(
     monkeypatch.setattr("adapt_ray.data.sources.looks_like_path", lambda source: False)
     through_hub = read_source(str(tmp_path / "copy"), DEFAULTS)
     monkeypatch.undo()
-    assert through_hub == {"train": Rows(TEXTS, LABELS), "dev": Rows(TEXTS, LABELS)}
+    assert through_hub == {"train": ROWS, "dev": ROWS}
     assert read_source(str(tmp_path / "copy"), DEFAULTS) == through_hub
 
 
@@ -215,6 +224,12 @@ def test_columns_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
     assert "not labels" in error_of(lists)
     floats = write(tmp_path / "floats.parquet", labels=[0.5, 1.0, 0.0])
     assert "'label' holds double, not labels" in error_of(floats)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    broken = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    path = write(tmp_path / "rows.parquet", text=broken, label=["a", "b"])
+    assert f"{path}: column 'text' holds bytes that are no UTF-8" in error_of(path)
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:

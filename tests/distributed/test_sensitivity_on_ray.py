@@ -23,7 +23,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> MeasurePl
     rows = demo_rows()["train"]
     labels = np.array([sorted(set(rows.labels)).index(label) for label in rows.labels[:600]])
     ids = np.arange(600)
-    split = Split(tuple(rows.texts[:600]), labels, ids, ids)
+    split = Split(rows.texts[:600], labels, ids, ids)
     corpus = Corpus("demo", ("a", "b", "c"), (), dict.fromkeys(("train", "dev", "test"), split))
     store = ArtifactStore(str(tmp_path_factory.mktemp("store")))
     tokens = TokenSet(((2196, 3369), (1996, 3308)), 30522, 1, None)

@@ -82,6 +82,12 @@ def test_an_unusable_corpus(
         ("mine", ["--model.max_tokens=4096"], "positions for 512"),
         ("mine", ["--mining.max_gap=null"], "needs mining.max_gap or mining.max_span"),
         ("mine", ["--storage=nosuchscheme://x/y"], "cannot be opened"),
+        ("mine", ["--mining.min_support=-1"], "mining.min_support is -1"),
+        ("mine", ["--mining.max_gap=-1"], "mining.max_gap is -1"),
+        ("mine", ["--mining.max_length=1"], "min_length 2 is greater than max_length 1"),
+        ("mine", ["--mining.max_seconds=0"], "mining.max_seconds is 0"),
+        ("mine", ["--mining.memory_gb=0"], "mining.memory_gb is 0"),
+        ("mine", ["--resources.mining_tasks=0"], "resources.mining_tasks is 0"),
     ],
 )
 def test_bad_settings(

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 import adapt_ray
 from adapt_ray.config import MiningConfig
 from adapt_ray.errors import InputError
-from adapt_ray.mining import closed
-from adapt_ray.mining.closed import EncodedCorpus, Patterns, mine_closed, mine_patterns
+from adapt_ray.mining.closed import CapError, mine_closed, mine_masked, mine_patterns
+from adapt_ray.mining.encoded import EncodedCorpus
+from adapt_ray.mining.masking import mask
+from adapt_ray.mining.patterns import Patterns
 
 Documents = list[list[int]]
 
@@ -60,6 +62,9 @@ def test_equals_the_definitions(
         documents, min_support, min_length, min_length + more_length, max_gap, max_span
     )
     found = mine_patterns(EncodedCorpus.from_documents(documents), limits)
+    corpus = mask(EncodedCorpus.from_documents(documents), min_support)
+    uncounted = mine_masked(corpus, limits, threads=2, count_starts=False)
+    assert uncounted.as_mapping() == found.as_mapping()
     supports = found.as_mapping()
     figures = zip(supports.values(), found.starts.tolist(), strict=True)
     assert dict(zip(supports, figures, strict=True)) == wanted
@@ -192,6 +197,9 @@ def test_bad_documents_are_named(document: object, named: str) -> None:
         ("max_span", 0),
         ("min_support", 2.5),
         ("max_patterns", 0),
+        ("max_seconds", 0),
+        ("memory_gb", 0),
+        ("threads", 0),
     ],
 )
 def test_bad_limits_are_named(option: str, value: int) -> None:
@@ -200,22 +208,38 @@ def test_bad_limits_are_named(option: str, value: int) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_too_many_patterns_end_with_an_error() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_too_many_patterns_end_with_an_error_that_keeps_them(threads: int) -> None:
     documents = [[1, 2], [2, 3], [3, 4], [4, 5]] * 2
-    assert len(mine_closed(documents, 2, max_patterns=4)) == 4
-    with pytest.raises(InputError, match=r"max_patterns = 3 .* 3 found .*min_support .*max_gap"):
+    assert len(mine_closed(documents, 2, max_patterns=4, threads=threads)) == 4
+    with pytest.raises(
+        CapError, match=r"max_patterns = 3 .* 3 patterns .*min_support .*max_gap"
+    ) as error:
         mine_closed(documents, 2, max_patterns=3)
+    assert error.value.partial.as_mapping() == {(1, 2): 2, (2, 3): 2, (3, 4): 2}
+    assert (error.value.searched, error.value.total) == (3, 5)
 
 
 @pytest.mark.parametrize("max_gap", [1, None])
-def test_a_search_without_end_is_refused(
-    monkeypatch: pytest.MonkeyPatch, max_gap: int | None
-) -> None:
-    monkeypatch.setattr(closed, "_EXAMINED_PER_PATTERN", 1)
-    monkeypatch.setattr(closed, "_FEWEST_PATTERNS", 1)
-    documents = [[i % 3 for i in range(60)]] * 2
-    with pytest.raises(InputError, match="too large for max_patterns = 9: 0 found with 0 of 3"):
-        mine_closed(documents, 2, 50, 59, max_gap, max_patterns=9)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_search_without_end_is_refused(max_gap: int | None, threads: int) -> None:
+    """Prefixes of patterns that are too short to be reported are far too many."""
+    documents = np.random.default_rng(0).integers(0, 2, (4, 100)).tolist()
+    with pytest.raises(CapError, match=r"not done after max_seconds = 0\.5: 0 patterns"):
+        mine_closed(documents, 2, 99, 99, max_gap, max_seconds=0.5, threads=threads)
+
+
+def test_a_search_that_outgrows_the_memory_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, 6, 40).tolist() for _ in range(500)]
+    with pytest.raises(
+        CapError, match=r"more than memory_gb = 0\.005 GiB: .* raise memory_gb"
+    ) as e:
+        mine_closed(documents, 20, 1, 40, None, memory_gb=0.005)
+    whole = mine_closed(documents, 20, 1, 4, None)
+    found = e.value.partial.as_mapping()
+    assert found
+    assert all(whole[p] == support for p, support in found.items() if len(p) <= 4)
 
 
 def test_patterns_survive_saving(tmp_path: Path) -> None:

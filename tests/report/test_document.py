@@ -17,6 +17,7 @@ from adapt_ray.report.document import (
     TokenRow,
     write_report,
 )
+from adapt_ray.report.tokens import TokenFacts, TokenReport, as_html, as_markdown
 
 if TYPE_CHECKING:
     from tests.report.conftest import Made
@@ -199,6 +200,16 @@ def test_what_the_job_knows_is_shown_and_escaped(made: "type[Made]", tmp_path: P
     assert "| torch | 2.13.0 |" in text
     assert "| machine | a processor, 2 CPUs |" in text
     assert "![Sensitivity map](sensitivity.png)" in text
+
+
+def test_all_tokens_stand_in_a_report_of_their_own(made: "type[Made]", tmp_path: Path) -> None:
+    facts = TokenFacts("great joy", "phrases of the field", 9, 0.1, 9, 0.0, (9.0, 0.0))
+    tokens = TokenReport("reviews", ("good", "bad"), (50.0, 50.0), 0.04, 9, (facts,))
+    context = Context(tokens=[TokenRow("great joy", 9, 0.1)], token_report=tokens)
+    path = write_report(tmp_path, made.table_of([]), {}, context)
+    links = re.findall(r"(?<!!)\[[^]]*\]\(([^)]*)\)", path.read_text(encoding="utf-8"))
+    written = {name: (tmp_path / name).read_text(encoding="utf-8") for name in links}
+    assert written == {"tokens.html": as_html(tokens), "tokens.md": as_markdown(tokens)}
 
 
 def test_long_lists_are_cut_and_say_so(made: "type[Made]", tmp_path: Path) -> None:
