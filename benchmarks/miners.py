@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--limits", type=json.loads, default={}, help="fields of MiningConfig")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
+    parser.add_argument("--warm", action="store_true", help="load all code before measuring")
     arguments = parser.parse_args()
     if arguments.miner == "ours":
         inside = _ours(arguments)
@@ -41,7 +41,7 @@ def _ours(arguments: argparse.Namespace) -> dict[str, float]:
 
     limits = MiningConfig(**arguments.limits)
     before = 0
-    if arguments.memory:  # all code is loaded before, so that only the data grow the process
+    if arguments.warm:
         documents = [range(9)] * limits.min_support  # longer than the widest gap of the table
         EncodedCorpus.from_documents(documents).save(arguments.result)
         small = EncodedCorpus.load(arguments.result)

@@ -33,8 +33,12 @@ def write(name: str, body: str) -> None:
 
 
 def provenance(*packages: str) -> str:
-    """Return the command, the date and the machine, as the paragraph that opens a section."""
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """Return the command, the date and the machine, as the paragraphs that open a section.
+
+    Absolute paths are cut down to their names: where a file lay says nothing elsewhere.
+    """
+    arguments = (Path(part).name if part.startswith("/") else part for part in sys.argv[1:])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return (

@@ -11,6 +11,7 @@ Finished partitions are published one by one: a killed job goes on with the othe
 """
 
 import functools
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +56,7 @@ _PARTITIONS = (16, 256)
 # is for the search.
 _BYTES_BROADCAST = 12
 _BYTES_SHUFFLED = 16
+_BYTES_SENT = 4
 _HALF_GIB = 1 << 29
 
 
@@ -118,6 +120,7 @@ class _Plan:
 
     partitions: list[Partition]
     start: Callable[[_Search, list[int]], Any]  # returns a dataset of outcomes
+    most: float  # cost of the partitions that one dataset may mine
 
 
 def mine(
@@ -131,7 +134,7 @@ def mine(
     """
     session.start()
     deadline = time.time() + limits.max_seconds if limits.max_seconds else None
-    plan = _plan(blocks, limits, parts)
+    plan = _plan(session, blocks, limits, parts)
     partitions, results = plan.partitions, Results(blocks.storage, stage)
     search = _Search(partitions, limits, results, deadline)
     found = [results.find(partition) for partition in partitions]
@@ -159,9 +162,22 @@ def mine(
 
 def _outcomes(plan: _Plan, search: _Search, left: list[int]) -> Iterator[pa.Table]:
     """Yield a table of one row for each partition as it ends."""
-    if not left:
-        return
-    yield from plan.start(search, left).iter_batches(batch_format="pyarrow", batch_size=1)
+    for numbers in _waves(plan, left):
+        dataset = plan.start(search, numbers)
+        yield from dataset.iter_batches(batch_format="pyarrow", batch_size=1)
+
+
+def _waves(plan: _Plan, left: list[int]) -> list[list[int]]:
+    """Divide the partitions that are left among datasets."""
+    waves: list[list[int]] = []
+    cost = 0
+    for number in left:
+        cost += plan.partitions[number].cost
+        if not waves or cost > plan.most:
+            waves.append([])
+            cost = plan.partitions[number].cost
+        waves[-1].append(number)
+    return waves
 
 
 def _partial(outcome: pa.Table) -> Patterns:
@@ -183,12 +199,14 @@ def _stopped(search: _Search, done: dict[int, int], reason: str, partial: Patter
     return CapError(message, patterns, len(done), len(search.partitions))
 
 
-def _plan(blocks: EncodedBlocks, limits: MiningConfig, parts: int | None) -> _Plan:
+def _plan(
+    session: Session, blocks: EncodedBlocks, limits: MiningConfig, parts: int | None
+) -> _Plan:
     tokens = sum(blocks.tokens)
     parts = parts or int(np.clip(tokens // _TOKENS_PER_PARTITION, *_PARTITIONS))
     if _BYTES_BROADCAST * tokens <= limits.memory_gb * _HALF_GIB:
         return _broadcast(blocks, limits, parts)
-    return _shuffled(blocks, limits, parts)
+    return _shuffled(blocks, limits, parts, session.cpus())
 
 
 def _broadcast(blocks: EncodedBlocks, limits: MiningConfig, parts: int) -> _Plan:
@@ -208,7 +226,7 @@ def _broadcast(blocks: EncodedBlocks, limits: MiningConfig, parts: int) -> _Plan
             mine_one, batch_format="pyarrow", batch_size=1, memory=memory
         )
 
-    return _Plan(partitions, start)
+    return _Plan(partitions, start, math.inf)
 
 
 def _cost(corpus: MaskedCorpus, shard: Shard) -> int:
@@ -216,7 +234,7 @@ def _cost(corpus: MaskedCorpus, shard: Shard) -> int:
     return int(places.sum()) // shard.part[1]
 
 
-def _shuffled(blocks: EncodedBlocks, limits: MiningConfig, parts: int) -> _Plan:
+def _shuffled(blocks: EncodedBlocks, limits: MiningConfig, parts: int, cpus: int) -> _Plan:
     reach = Reach.of(limits)
     most_tokens = max(1, int(limits.memory_gb * _HALF_GIB) // _BYTES_SHUFFLED)
     total = _add_up(blocks, lambda block: {0: costs(block, reach)}).get(0, add_costs([]))
@@ -250,7 +268,8 @@ def _shuffled(blocks: EncodedBlocks, limits: MiningConfig, parts: int) -> _Plan:
             mine_one, batch_format="pyarrow", memory=memory
         )
 
-    return _Plan(partitions, start)
+    # What is on its way at a time takes no more, for each CPU, than half of a task's memory.
+    return _Plan(partitions, start, most_tokens * _BYTES_SHUFFLED // _BYTES_SENT * cpus)
 
 
 _SENT = pa.schema(

@@ -6,7 +6,7 @@ import pytest
 
 from miners import read_patterns, write_patterns
 from mining import Difference, difference
-from section import replaced
+from section import provenance, replaced
 
 
 def test_differences_are_counted() -> None:
@@ -35,3 +35,11 @@ def test_sections_are_added_and_replaced() -> None:
 def test_a_section_without_an_end_is_not_guessed() -> None:
     with pytest.raises(ValueError, match="mining:end"):
         replaced("<!-- mining:begin -->\nlost", "mining", "new")
+
+
+def test_the_command_is_told_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["/somewhere/benchmarks/mining.py", "--data", "/home/me/data", "--limit", "5"]
+    monkeypatch.setattr("sys.argv", given)
+    command, machine = provenance("numpy").split("\n\n")
+    assert command == "`python benchmarks/mining.py --data data --limit 5`"
+    assert "numpy 2." in machine

@@ -37,7 +37,8 @@ def patterns(storage: Path) -> bytes:
 def wait_for_partitions(job: "subprocess.Popen[bytes]", storage: Path, least: int) -> None:
     deadline = time.monotonic() + 120
     while len(finished(storage)) < least:
-        assert job.poll() is None and time.monotonic() < deadline, "the job ended before"
+        assert job.poll() is None, "the job ended before"
+        assert time.monotonic() < deadline, "no partition was finished"
         time.sleep(0.02)
 
 
