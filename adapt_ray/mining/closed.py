@@ -9,7 +9,7 @@ valid with it. Limits on the length filter the result; they never change what is
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -48,7 +48,7 @@ __all__ = [
 ]
 _GIB = 1 << 30
 _SHARDS_PER_THREAD = 8  # enough that one heavy first item does not keep a thread waiting
-_SMALL = 1 << 20  # tokens; a smaller corpus needs no shards to bound the memory of one thread
+_GROUPS = 8  # parts of the corpus whose positions are listed at a time
 
 
 class CapError(InputError):
@@ -148,8 +148,8 @@ def _known(shard: Shard, corpus: MaskedCorpus) -> Shard:
 
 
 def _local_shards(corpus: MaskedCorpus, threads: int) -> list[Shard]:
-    """Split the work among threads, and the list of root positions of a large corpus."""
-    if threads == 1 and corpus.tokens.size < _SMALL:
+    """Split the work among threads."""
+    if threads == 1:
         return [Shard(corpus.vocabulary)]
     return shards(corpus, _SHARDS_PER_THREAD * threads)
 
@@ -215,12 +215,17 @@ class _Search:
         self._stop[0] = 1
 
     def _mine(self, shard: Shard) -> Found:
-        items = np.searchsorted(self._corpus.vocabulary, shard.items).astype(np.int32)
-        offsets, positions = positions_of(self._sequences.tokens, items, self._corpus.occurrences)
-        roots = Roots(items, offsets, positions)
         bounds = self._bounds._replace(part=shard.part[0], parts=shard.part[1])
         walk = walk_unlimited if self._unlimited else walk_gapped
-        return search(walk, self._sequences, bounds, roots, self._stop)
+        items = np.searchsorted(self._corpus.vocabulary, shard.items).astype(np.int32)
+        return search(walk, self._sequences, bounds, self._groups(items), self._stop)
+
+    def _groups(self, items: Int32) -> Iterator[Roots]:
+        """Yield roots a few at a time: the positions of all would be as large as the corpus."""
+        occurrences = self._corpus.occurrences
+        group = np.cumsum(occurrences[items]) // (self._sequences.tokens.size // _GROUPS + 1)
+        for roots in np.split(items, np.flatnonzero(np.diff(group)) + 1):
+            yield Roots(roots, *positions_of(self._sequences.tokens, roots, occurrences))
 
 
 def _unlimited(longest: int, limits: MiningConfig) -> bool:

@@ -1,6 +1,7 @@
 """The corpus as mining reads it: token ids of whole documents."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -46,11 +47,36 @@ class EncodedCorpus:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what :meth:`save` wrote."""
-        column = pq.read_table(folder / "documents.parquet")["tokens"]
-        offsets = np.zeros(len(column) + 1, np.int64)
-        np.cumsum(pc.list_value_length(column).to_numpy(), out=offsets[1:])
-        return cls(pc.list_flatten(column).to_numpy(), offsets)
+        """Read what :meth:`save` wrote, little more than it in memory at any time."""
+        with _returned_memory(), pq.ParquetFile(folder / "documents.parquet") as file:
+            lengths = [np.empty(0, np.int64)]
+            tokens = np.empty(_values(file), np.int32)
+            filled = 0
+            for batch in file.iter_batches(use_threads=False):
+                column = batch["tokens"]
+                lengths.append(pc.list_value_length(column).to_numpy())
+                ids = pc.list_flatten(column).to_numpy()
+                tokens[filled : filled + ids.size] = ids
+                filled += ids.size
+        offsets = np.append(0, np.cumsum(np.concatenate(lengths)))
+        return cls(tokens[:filled], offsets)
+
+
+@contextlib.contextmanager
+def _returned_memory() -> Iterator[None]:
+    """Make Arrow give back at once what it read; by default it keeps five times the corpus."""
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
+
+
+def _values(file: pq.ParquetFile) -> int:
+    """Return the number of tokens in a file; an empty document may count as one."""
+    groups = range(file.metadata.num_row_groups)
+    return sum(file.metadata.row_group(group).column(0).num_values for group in groups)
 
 
 def _checked(document: Any, number: int) -> npt.NDArray[Any]:

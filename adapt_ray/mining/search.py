@@ -7,7 +7,7 @@ result, ``prunable`` proves that no extension of it is. Nothing here is allocate
 live in an arena that grows with the depth and shrinks on return.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -392,25 +392,35 @@ def walker(
 
 
 def search(
-    walk: Callable[..., int], sequences: Sequences, bounds: Bounds, roots: Roots, stop: Int64
+    walk: Callable[..., int],
+    sequences: Sequences,
+    bounds: Bounds,
+    groups: Iterable[Roots],
+    stop: Int64,
 ) -> Found:
-    """Walk the prefix trees below ``roots``; a ``stop`` that turns 1 ends the search."""
+    """Walk the prefix trees below groups of roots; a ``stop`` that turns 1 ends the search."""
     space = _new_space(sequences.support.size, bounds.max_length)
-    path = _new_path(bounds.max_length)
-    answer = walk(sequences, bounds, roots, space, path, stop)
-    while answer >= ARENA_FULL:
-        space = _larger(space, answer)
-        if _bytes(space) > bounds.max_bytes:
-            answer = CAP_BYTES
-        else:
-            answer = walk(sequences, bounds, roots, space, path, stop)
-    found = int(path.found[0])
+    found = searched = 0
+    answer = DONE
+    for roots in groups:
+        path = _new_path(bounds.max_length, found)
+        answer = walk(sequences, bounds, roots, space, path, stop)
+        while answer >= ARENA_FULL:
+            space = _larger(space, answer)
+            if _bytes(space) > bounds.max_bytes:
+                answer = CAP_BYTES
+            else:
+                answer = walk(sequences, bounds, roots, space, path, stop)
+        found = int(path.found[0])
+        searched += int(path.root[0]) + (answer == DONE)
+        if answer != DONE:
+            break
     out = space.out
     _shrink(out.items, int(out.offsets[found]))
     _shrink(out.offsets, found + 1)
     _shrink(out.support, found)
     _shrink(out.starts, found)
-    return Found(*out, searched=int(path.root[0]) + (answer == DONE), cap=answer)
+    return Found(*out, searched, answer)
 
 
 def _new_work(room: int, longest: int, items: int) -> Work:
@@ -425,22 +435,25 @@ def _new_work(room: int, longest: int, items: int) -> Work:
     )
 
 
+_ROOM = 1 << 14  # what everything that grows starts with
+
+
 def _new_space(items: int, longest: int) -> Space:
-    room = 1 << 14
+    """Return the memory of a search for patterns of ``longest`` of so many different items."""
     tally = np.zeros((items, 4), np.int32)
     tally[:, [DOCUMENT, CURSOR]] = -1
     return Space(
         tally=tally,
         touched=np.empty(items, np.int32),
         frequent=np.empty(items, np.int32),
-        children=np.empty((room, 4), np.int64),
-        arena=Arena(*(np.empty(room, np.int32) for _ in range(3))),
-        work=_new_work(room, longest, items),
-        out=Out(np.empty(room, np.int32), *(np.zeros(room, np.int64) for _ in range(3))),
+        children=np.empty((_ROOM, 4), np.int64),
+        arena=Arena(*(np.empty(_ROOM, np.int32) for _ in range(3))),
+        work=_new_work(_ROOM, longest, items),
+        out=Out(np.empty(_ROOM, np.int32), *(np.zeros(_ROOM, np.int64) for _ in range(3))),
     )
 
 
-def _new_path(longest: int) -> Path:
+def _new_path(longest: int, found: int) -> Path:
     return Path(
         pattern=np.empty(longest, np.int32),
         cursor=np.zeros(longest + 1, np.int64),
@@ -448,7 +461,7 @@ def _new_path(longest: int) -> Path:
         top=np.zeros(longest + 1, np.int64),
         depth=np.full(1, -1, np.int64),
         root=np.full(1, -1, np.int64),
-        found=np.zeros(1, np.int64),
+        found=np.full(1, found, np.int64),
     )
 
 
