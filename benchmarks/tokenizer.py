@@ -5,21 +5,14 @@ the inserted ids they must be the base tokenizer's. Then base and task tokenizer
 texts in turn. Two ways of calling: ``call`` is the Hugging Face one, ``base(texts)`` beside
 ``task(texts)``; ``arrays`` is that of training, ``base.backend_tokenizer.encode_batch(texts)``,
 which makes no lists of ids, beside ``task.encode_texts(texts)``, which does and also truncates.
-
-The table replaces its section of docs/BENCHMARKS.md.
 """
 
 import argparse
-import datetime
-import os
-import platform
-import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from transformers.utils import logging as transformers_logging
 
+import section
 from adapt_ray.config import MiningConfig, ModelConfig, TokensConfig
 from adapt_ray.data.cleaning import first_rows, normaliser, text_ids
 from adapt_ray.data.synthetic import demo_rows
@@ -37,8 +31,6 @@ from adapt_ray.pretrained import max_positions
 from adapt_ray.tokenization.task_tokenizer import TaskTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT = ROOT / "docs" / "BENCHMARKS.md"
-BEGIN, END = "<!-- tokenizer:begin -->", "<!-- tokenizer:end -->"
 
 
 @dataclass(frozen=True)
@@ -58,8 +50,9 @@ def main() -> None:
         rows += _measured(name, texts, options)
     table = "\n".join([*_HEAD, *rows])
     print(table)
-    if not options.dry_run:
-        _write(f"## Task tokenizer\n\n{_provenance()}\n\n{_NOTE}\n\n{table}")
+    if options.write:
+        facts = section.provenance("tokenizers", "transformers")
+        section.write("tokenizer", f"## Task tokenizer\n\n{facts}\n\n{_NOTE}\n\n{table}")
 
 
 _HEAD = (
@@ -174,34 +167,6 @@ def _corpora(folder: Path) -> Iterator[tuple[str, list[str]]]:
         yield file.parent.name, [str(text) for text in column.to_pylist()]
 
 
-def _provenance() -> str:
-    """Return the command, the date, the machine and the versions."""
-    command = shlex.join(["python", "benchmarks/tokenizer.py", *sys.argv[1:]])
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "transformers"))
-    load = f"load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
-    return (
-        f"`{command}`\n\n{datetime.date.today().isoformat()}; "
-        f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {load}; "
-        f"Python {platform.python_version()}, {packages}."
-    )
-
-
-def _write(section: str) -> None:
-    """Replace the section of docs/BENCHMARKS.md, or add it at the end."""
-    old = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else "# Benchmarks\n"
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if begin and not end:
-        raise SystemExit(f"{DOCUMENT} has {BEGIN} but no {END}")
-    if not begin:
-        before, after = f"{old.rstrip()}\n\n", "\n"
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}", encoding="utf-8")
-    print(f"written to {DOCUMENT}")
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -213,7 +178,7 @@ def _options() -> argparse.Namespace:
     add("--model", default="minilm", help="whose tokenizer (default: minilm, the packaged one)")
     add("--texts", type=int, default=5000, help="time at most so many texts (default: 5000)")
     add("--repetitions", type=int, default=7, help="times each one runs (default: 7)")
-    add("--dry-run", action="store_true", help="print the table only")
+    add("--write", action="store_true", help="write the section of docs/BENCHMARKS.md")
     return parser.parse_args()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adapt_ray.errors import InputError
 from adapt_ray.mining.compilation import kernel
 from adapt_ray.mining.encoded import EncodedCorpus
 
@@ -33,9 +34,14 @@ class MaskedCorpus:
 
 
 def mask(corpus: EncodedCorpus, min_support: int) -> MaskedCorpus:
-    """Number the ids that stand in at least ``min_support`` documents, mask the others."""
+    """Number the ids that stand in at least ``min_support`` documents, mask the others.
+
+    Raises InputError for negative ids.
+    """
     tokens = frozen(corpus.tokens, np.int32)
     begin = frozen(corpus.offsets, np.int64)
+    if tokens.min(initial=0) < 0:
+        raise InputError(f"the corpus holds the token id {tokens.min()}; ids are 0 or more")
     largest = int(tokens.max(initial=-1))
     if largest < 2 * tokens.size + 1_000_000:
         ids = np.arange(largest + 1, dtype=np.int32)

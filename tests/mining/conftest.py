@@ -1,11 +1,16 @@
 """The definitions of support, closedness and starts, enumerated literally."""
 
+import gzip
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from adapt_ray.config import MiningConfig
 
 Items = tuple[int, ...]
 Positions = tuple[int, ...]
@@ -83,3 +88,48 @@ def closed_by_definition() -> Callable[..., Any]:
 def occurrences_by_definition() -> Callable[..., Any]:
     """Return :func:`occurrences`."""
     return occurrences
+
+
+GOLDEN = {
+    "rt_first1000.bide_minsup5": (None, None),
+    "rt_first1000.closed_minsup5_gap1_spanNone": (1, None),
+    "rt_first1000.closed_minsup5_gap2_spanNone": (2, None),
+    "rt_first1000.closed_minsup5_gapNone_span8": (None, 8),
+    "sciie_first300.bide_minsup10": (None, None),
+    "sciie_first300.bide_minsup5": (None, None),
+    "sciie_first300.closed_minsup5_gap0_spanNone": (0, None),
+    "sciie_first300.closed_minsup5_gap1_spanNone": (1, None),
+    "sciie_first300.closed_minsup5_gap2_span10": (2, 10),
+}
+
+
+def read_golden(path: Path) -> dict[tuple[int, ...], int]:
+    patterns = {}
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            items, support = line.split("#SUP:")
+            patterns[tuple(int(t) for t in items.split() if t != "-1")] = int(support)
+    return patterns
+
+
+@pytest.fixture(params=GOLDEN)
+def golden(
+    shared: Path, request: pytest.FixtureRequest
+) -> tuple[list[list[int]], MiningConfig, dict[Items, int]]:
+    """Return documents, limits, and what an independent implementation found."""
+    folder = shared / "golden"
+    assert {path.name.removesuffix(".txt.gz") for path in folder.glob("*.gz")} == set(GOLDEN)
+    corpus, _, kind = request.param.partition(".")
+    lines = (folder / f"{corpus}.spmf").read_text().splitlines()
+    documents = [[int(t) for t in line.split() if int(t) >= 0] for line in lines]
+    support = re.search(r"minsup(\d+)", kind)
+    assert support
+    max_gap, max_span = GOLDEN[request.param]
+    limits = MiningConfig(
+        min_support=int(support[1]),
+        min_length=1,
+        max_length=10_000,
+        max_gap=max_gap,
+        max_span=max_span,
+    )
+    return documents, limits, read_golden(folder / f"{request.param}.txt.gz")

@@ -1,7 +1,5 @@
 """The miner against the definitions, against an independent implementation, and its edges."""
 
-import gzip
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from adapt_ray.mining.masking import mask
 from adapt_ray.mining.patterns import Patterns
 
 Documents = list[list[int]]
+Golden = tuple[Documents, MiningConfig, dict[tuple[int, ...], int]]
 
 
 def of_alphabet(size: int) -> st.SearchStrategy[Documents]:
@@ -71,43 +70,10 @@ def test_equals_the_definitions(
     assert list(supports) == sorted(wanted), "lexicographic order"
 
 
-GOLDEN = {
-    "rt_first1000.bide_minsup5": (None, None),
-    "rt_first1000.closed_minsup5_gap1_spanNone": (1, None),
-    "rt_first1000.closed_minsup5_gap2_spanNone": (2, None),
-    "rt_first1000.closed_minsup5_gapNone_span8": (None, 8),
-    "sciie_first300.bide_minsup10": (None, None),
-    "sciie_first300.bide_minsup5": (None, None),
-    "sciie_first300.closed_minsup5_gap0_spanNone": (0, None),
-    "sciie_first300.closed_minsup5_gap1_spanNone": (1, None),
-    "sciie_first300.closed_minsup5_gap2_span10": (2, 10),
-}
-
-
-def read_golden(path: Path) -> dict[tuple[int, ...], int]:
-    patterns = {}
-    with gzip.open(path, "rt") as lines:
-        for line in lines:
-            items, support = line.split("#SUP:")
-            patterns[tuple(int(t) for t in items.split() if t != "-1")] = int(support)
-    return patterns
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_equals_golden_file(shared: Path, name: str) -> None:
-    corpus, _, kind = name.partition(".")
-    text = (shared / "golden" / f"{corpus}.spmf").read_text()
-    documents = [[int(t) for t in line.split() if int(t) >= 0] for line in text.splitlines()]
-    support = re.search(r"minsup(\d+)", kind)
-    assert support
-    max_gap, max_span = GOLDEN[name]
-    found = mine_closed(documents, int(support[1]), 1, 10_000, max_gap, max_span)
-    assert found == read_golden(shared / "golden" / f"{name}.txt.gz")
-
-
-def test_golden_files_are_all_listed(shared: Path) -> None:
-    files = {path.name.removesuffix(".txt.gz") for path in (shared / "golden").glob("*.gz")}
-    assert files == set(GOLDEN)
+def test_equals_golden_file(golden: Golden) -> None:
+    documents, limits, wanted = golden
+    corpus = mask(EncodedCorpus.from_documents(documents), limits.min_support)
+    assert mine_masked(corpus, limits, threads=2).as_mapping() == wanted
 
 
 def test_pruning_looks_at_every_end() -> None:
@@ -185,6 +151,12 @@ def test_huge_ids_need_no_huge_table() -> None:
 def test_bad_documents_are_named(document: object, named: str) -> None:
     with pytest.raises(InputError, match=named):
         mine_closed([[1, 2], document])  # type: ignore[list-item]
+
+
+def test_a_damaged_corpus_is_refused() -> None:
+    damaged = EncodedCorpus(np.array([1, -7, 2], np.int32), np.array([0, 3]))
+    with pytest.raises(InputError, match="token id -7; ids are 0 or more"):
+        mine_patterns(damaged, MiningConfig())
 
 
 @pytest.mark.parametrize(

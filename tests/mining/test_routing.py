@@ -119,6 +119,17 @@ def test_routed_documents_give_the_patterns_of_the_whole(
         np.testing.assert_array_equal(getattr(found, field), getattr(whole, field))
 
 
+@pytest.mark.parametrize("max_length", [4, 10_000])
+def test_routed_documents_give_the_golden_patterns(
+    golden: tuple[Documents, MiningConfig, dict[tuple[int, ...], int]], max_length: int
+) -> None:
+    documents, limits, wanted = golden
+    limits = limits.model_copy(update={"max_length": max_length})
+    found = mine_routed(blocks_of(documents, 150), limits, 7, 1.0)
+    assert found is not None
+    assert found.as_mapping() == {p: n for p, n in wanted.items() if len(p) <= max_length}
+
+
 @given(documents=databases, size=st.integers(1, 9))
 def test_support_is_counted_over_blocks(documents: Documents, size: int) -> None:
     total = add_costs(costs(block, None) for block in blocks_of(documents, size))
