@@ -43,23 +43,32 @@ class EncodedCorpus:
         """Write ``documents.parquet``: one row a document."""
         values = pa.array(self.tokens, pa.int32())
         column = pa.LargeListArray.from_arrays(pa.array(self.offsets, pa.int64()), values)
-        pq.write_table(pa.table({"tokens": column}), folder / "documents.parquet")
+        rows = max(1, _TOKENS_AT_A_TIME * len(column) // max(self.tokens.size, 1))
+        pq.write_table(
+            pa.table({"tokens": column}), folder / "documents.parquet", row_group_size=rows
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what :meth:`save` wrote, little more than it in memory at any time."""
+        """Read what :meth:`save` wrote, one row group after the other."""
         with _returned_memory(), pq.ParquetFile(folder / "documents.parquet") as file:
+            groups = range(file.metadata.num_row_groups)
+            # An empty document may count as one value.
+            values = sum(file.metadata.row_group(i).column(0).num_values for i in groups)
+            tokens = np.empty(values, np.int32)
             lengths = [np.empty(0, np.int64)]
-            tokens = np.empty(_values(file), np.int32)
             filled = 0
-            for batch in file.iter_batches(use_threads=False):
-                column = batch["tokens"]
+            for i in groups:
+                column = file.read_row_group(i, use_threads=False)["tokens"]
                 lengths.append(pc.list_value_length(column).to_numpy())
                 ids = pc.list_flatten(column).to_numpy()
                 tokens[filled : filled + ids.size] = ids
                 filled += ids.size
         offsets = np.append(0, np.cumsum(np.concatenate(lengths)))
         return cls(tokens[:filled], offsets)
+
+
+_TOKENS_AT_A_TIME = 1 << 18  # in a row group: what reading needs beside the result
 
 
 @contextlib.contextmanager
@@ -71,12 +80,6 @@ def _returned_memory() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(usual)
-
-
-def _values(file: pq.ParquetFile) -> int:
-    """Return the number of tokens in a file; an empty document may count as one."""
-    groups = range(file.metadata.num_row_groups)
-    return sum(file.metadata.row_group(group).column(0).num_values for group in groups)
 
 
 def _checked(document: Any, number: int) -> npt.NDArray[Any]:
