@@ -91,9 +91,7 @@ def test_broadcast_partitions_equal_one_local_search(
 @pytest.mark.parametrize(
     ("parts", "most_tokens", "limits"),
     [
-        (3, 6000, MiningConfig()),
         (40, 1500, MiningConfig(max_length=3)),  # frequent first items are split
-        (3, 3000, MiningConfig(max_gap=2, max_span=5, min_length=1)),
         (3, 6000, MiningConfig(min_support=25, max_gap=None, min_length=1)),
     ],
 )
