@@ -37,7 +37,8 @@ def main() -> None:
 
 def _ours(arguments: argparse.Namespace) -> dict[str, float]:
     from adapt_ray.config import MiningConfig
-    from adapt_ray.mining.closed import EncodedCorpus, mine_patterns
+    from adapt_ray.mining.closed import mine_patterns
+    from adapt_ray.mining.encoded import EncodedCorpus
 
     limits = MiningConfig(**arguments.limits)
     before = 0

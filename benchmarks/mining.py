@@ -29,7 +29,8 @@ from adapt_ray.config import ModelConfig
 from adapt_ray.data.cleaning import first_rows, normaliser, text_ids
 from adapt_ray.data.synthetic import demo_rows
 from adapt_ray.data.tasks import TASKS
-from adapt_ray.mining.closed import EncodedCorpus, Patterns
+from adapt_ray.mining.encoded import EncodedCorpus
+from adapt_ray.mining.patterns import Patterns
 from adapt_ray.report.tables import Table, markdown
 from measure import Usage, measure
 from miners import read_patterns

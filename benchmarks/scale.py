@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 
 from adapt_ray.config import MiningConfig, ModelConfig
 from adapt_ray.data.synthetic import demo_rows
-from adapt_ray.mining.closed import EncodedCorpus, mine_masked
+from adapt_ray.mining.closed import mine_masked
+from adapt_ray.mining.encoded import EncodedCorpus
 from adapt_ray.mining.masking import MaskedCorpus, mask
 from adapt_ray.mining.partition import Shard
 from adapt_ray.report.tables import Table, markdown

@@ -25,7 +25,8 @@ from adapt_ray.config import MiningConfig, ModelConfig, TokensConfig
 from adapt_ray.data.cleaning import first_rows, normaliser, text_ids
 from adapt_ray.data.synthetic import demo_rows
 from adapt_ray.data.tasks import TASKS
-from adapt_ray.mining.closed import EncodedCorpus, mine_patterns
+from adapt_ray.mining.closed import mine_patterns
+from adapt_ray.mining.encoded import EncodedCorpus
 from adapt_ray.mining.scoring import TokenSet, select_tokens
 from adapt_ray.pretrained import max_positions
 from adapt_ray.tokenization.task_tokenizer import TaskTokenizer

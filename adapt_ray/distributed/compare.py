@@ -24,7 +24,7 @@ from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_as_text
 from adapt_ray.distributed.train import unfinished
 from adapt_ray.errors import JobError
-from adapt_ray.mining.closed import Patterns
+from adapt_ray.mining.patterns import Patterns
 from adapt_ray.records import RUN_SCHEMA, Phase, RecordStore, RunRecord, run_records
 from adapt_ray.report import tables
 from adapt_ray.report.document import FILE, Context, ModuleRow, PlantedRow, TokenRow, write_report

@@ -4,8 +4,8 @@ Closedness is decided in the partition and the union of the partitions is exact,
 documents get there:
 
 - *broadcast*: the encoded corpus goes once into the object store, and every task gets first items;
-- *shuffled*, where three times the corpus exceed ``mining.memory_gb``: every block of documents is
-  read by a task, which sends to each partition what decides about its first items.
+- *shuffled*, where three times the corpus exceed half of ``mining.memory_gb``: every block of
+  documents is read by a task, which sends to each partition what decides about its first items.
 
 Finished partitions are published one by one: a killed job goes on with the others.
 """

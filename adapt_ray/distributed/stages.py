@@ -36,8 +36,9 @@ from adapt_ray.errors import InputError
 from adapt_ray.measures import resolve_precision
 from adapt_ray.mining.blocks import EncodedBlocks
 from adapt_ray.mining.classes import document_classes
-from adapt_ray.mining.closed import EncodedCorpus, Patterns
 from adapt_ray.mining.description import describe
+from adapt_ray.mining.encoded import EncodedCorpus
+from adapt_ray.mining.patterns import Patterns
 from adapt_ray.mining.scoring import TokenSet, select_tokens
 from adapt_ray.modeling import check_model
 from adapt_ray.pretrained import model_digest

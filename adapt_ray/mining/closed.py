@@ -8,6 +8,7 @@ in one and the same slot (before, between two given items, after) of a valid occ
 valid with it. Limits on the length filter the result; they never change what is closed.
 """
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from adapt_ray.config import MiningConfig, decode
 from adapt_ray.errors import InputError
-from adapt_ray.mining.encoded import EncodedCorpus, Int32, Int64
+from adapt_ray.mining.encoded import EncodedCorpus, Int32
 from adapt_ray.mining.kernel_gapped import walk_gapped
 from adapt_ray.mining.kernel_unlimited import next_equal, walk_unlimited
 from adapt_ray.mining.masking import MaskedCorpus, frozen, mask, positions_of, without_masked
@@ -36,16 +37,6 @@ from adapt_ray.mining.search import (
     search,
 )
 
-__all__ = [
-    "CapError",
-    "EncodedCorpus",
-    "Int32",
-    "Int64",
-    "Patterns",
-    "mine_closed",
-    "mine_masked",
-    "mine_patterns",
-]
 _GIB = 1 << 30
 _SHARDS_PER_THREAD = 8  # enough that one heavy first item does not keep a thread waiting
 _GROUPS = 8  # parts of the corpus whose positions are listed at a time
@@ -186,7 +177,8 @@ class _Search:
         Kernels hold no interpreter lock, so threads are enough, and the caller's stays free for the
         clock and for an interruption.
         """
-        clock = threading.Timer(self._limits.max_seconds or threading.TIMEOUT_MAX, self._end)
+        seconds = min(self._limits.max_seconds or math.inf, threading.TIMEOUT_MAX)
+        clock = threading.Timer(seconds, self._end)
         clock.daemon = True
         clock.start()
         found: list[Found] = []

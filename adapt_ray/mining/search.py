@@ -468,28 +468,22 @@ def _new_path(longest: int, found: int) -> Path:
 def _larger(space: Space, full: int) -> Space:
     """Return the space with one of its parts larger."""
     if full == ARENA_FULL:
-        return space._replace(arena=Arena(*(_larger_by_half(column) for column in space.arena)))
+        return space._replace(arena=Arena(*(_grown(column, 1.5) for column in space.arena)))
     if full == CHILDREN_FULL:
-        return space._replace(children=_doubled(space.children))
+        return space._replace(children=_grown(space.children, 2))
     if full == WORK_FULL:
         work = space.work
         room = 4 * work.candidates.size
         return space._replace(work=_new_work(room, work.layer.shape[0] - 1, work.mark.size))
     out = space.out
     if full == ITEMS_FULL:
-        return space._replace(out=out._replace(items=_doubled(out.items)))
-    offsets, support, starts = map(_doubled, (out.offsets, out.support, out.starts))
-    return space._replace(out=Out(out.items, offsets, support, starts))
+        return space._replace(out=out._replace(items=_grown(out.items, 2)))
+    rows = (_grown(column, 2) for column in (out.offsets, out.support, out.starts))
+    return space._replace(out=Out(out.items, *rows))
 
 
-def _larger_by_half(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    larger = np.empty(3 * array.size // 2, array.dtype)
-    larger[: array.size] = array
-    return larger
-
-
-def _doubled(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    larger = np.empty((2 * array.shape[0], *array.shape[1:]), array.dtype)
+def _grown(array: npt.NDArray[Any], factor: float) -> npt.NDArray[Any]:
+    larger = np.empty((int(factor * array.shape[0]), *array.shape[1:]), array.dtype)
     larger[: array.shape[0]] = array
     return larger
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapt_ray.errors import InputError
-from adapt_ray.mining.compilation import kernel
+from adapt_ray.mining.compilation import helper, kernel
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -104,6 +104,14 @@ class Assembled(NamedTuple):
     dropped: int  # insertions given up so that no text was lost
 
 
+@helper
+def _put(out: Int32, positions: Int32, at: int, position: int, specials: Int32) -> None:
+    """Write special tokens and their positions."""
+    for i in range(specials.size):
+        out[at + i] = specials[i]
+        positions[at + i] = position + i
+
+
 @kernel
 def assemble(
     ids: Int32,
@@ -143,11 +151,9 @@ def assemble(
     for text in range(n_texts):
         at = offsets[text]
         position = 0
-        for special in prefix:
-            out[at] = special
-            positions[at] = position
-            at += 1
-            position += 1
+        _put(out, positions, at, position, prefix)
+        at += prefix.size
+        position += prefix.size
         kept = min(bounds[text + 1] - bounds[text], limit - frame)
         first = bounds[text + 1] - kept if cut_left else bounds[text]
         room = offsets[text + 1] - offsets[text] - frame - kept
@@ -164,9 +170,5 @@ def assemble(
             target[index] = at
             at += 1
             position += 1
-        for special in suffix:
-            out[at] = special
-            positions[at] = position
-            at += 1
-            position += 1
+        _put(out, positions, at, position, suffix)
     return Assembled(out, positions, offsets, target, dropped)
