@@ -440,6 +440,24 @@ MethodConfig = Annotated[
 ]
 
 
+SeededStream = Literal["initialisation", "data_order", "dropout"]
+# The streams of a run seed that can have a seed of their own, and its field.
+STREAM_SEEDS: dict[SeededStream, str] = {
+    "initialisation": "initialisation_seed",
+    "data_order": "data_order_seed",
+    "dropout": "dropout_seed",
+}
+
+
+def _stream_seed(what: str) -> Any:
+    return Field(
+        None,
+        ge=0,
+        description=f"seed of how {what}, the same for all run seeds; the run seed's own stream "
+        "when not given",
+    )
+
+
 class TrainingConfig(Config):
     """How a run trains; the same for every method unless a contender says otherwise."""
 
@@ -491,9 +509,22 @@ class TrainingConfig(Config):
     )
     engine: Literal["plain", "deepspeed"] = Field("plain", description="training engine")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    initialisation_seed: int | None = _stream_seed("the head, new embeddings and adapters start")
+    data_order_seed: int | None = _stream_seed("rows are ordered and chosen")
+    dropout_seed: int | None = _stream_seed("units drop out")
     checkpoint_seconds: float | None = _outside_key(
         300.0, "save what a killed run resumes from this often (null: only between runs)", gt=0
     )
+
+    def key(self) -> dict[str, Any]:
+        """Return what identifies results; streams that follow the run seed are not named."""
+        found = super().key()
+        return {k: v for k, v in found.items() if k not in STREAM_SEEDS.values() or v is not None}
+
+    def stream_seed(self, stream: SeededStream, seed: int) -> int:
+        """Return the seed that a stream of a run with some seed is derived from."""
+        own: int | None = getattr(self, STREAM_SEEDS[stream])
+        return seed if own is None else own
 
     @property
     def peak_rate(self) -> float:
@@ -552,12 +583,19 @@ class ResourcesConfig(Config):
     )
 
 
+Condition = dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]]
+
+
 class Interval(Config):
-    """A continuous search range."""
+    """A search range between two numbers."""
 
     low: float = Field(description="lower end")
     high: float = Field(description="upper end")
     log: bool = Field(True, description="uniform in the logarithm")
+    whole: bool = Field(False, description="whole numbers only, as of a batch size")
+    when: Condition = Field(
+        {}, description="searched only where fields of the space before it have these values"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "Interval":
@@ -565,11 +603,24 @@ class Interval(Config):
             raise ValueError(f"low {self.low} must be below high {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"low {self.low} must be positive on a logarithmic range")
+        if self.whole and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"the ends {self.low} and {self.high} of a whole range must be whole")
         return self
 
 
 Choices = Annotated[tuple[Scalar, ...], Field(min_length=1)]
-Range = Interval | Choices
+
+
+class Options(Config):
+    """A list of choices under a condition."""
+
+    choices: Choices = Field(description="the values")
+    when: Condition = Field(
+        {}, description="searched only where fields of the space before it have these values"
+    )
+
+
+Range = Interval | Options | Choices
 
 
 class Contender(Config):
@@ -583,8 +634,32 @@ class Contender(Config):
     )
     space: dict[str, Range] = Field(
         default_factory=dict,
-        description="what a sweep searches: dotted field to a list of choices or {low, high, log}",
+        description="what a sweep searches: dotted field to a list of choices or {low, high, log, "
+        "whole}; {choices, when} and {low, high, when} are searched only where fields before them "
+        "have certain values, as in '{choices: [16, 64], when: {method.of: [model]}}'",
     )
+
+    @model_validator(mode="after")
+    def _conditions_name_earlier_fields(self) -> "Contender":
+        earlier: dict[str, Range] = {}
+        for path, allowed in self.space.items():
+            condition = {} if isinstance(allowed, tuple) else allowed.when
+            for name, values in condition.items():
+                before = earlier.get(name)
+                if before is None or isinstance(before, Interval):
+                    raise ValueError(
+                        f"space: {path!r} depends on {name!r}, which must be a field with choices "
+                        "before it in the same space"
+                    )
+                known = before if isinstance(before, tuple) else before.choices
+                for value in values:
+                    if value not in known:
+                        raise ValueError(
+                            f"space: {path!r} is searched where {name!r} is {value!r}, which is "
+                            f"none of its choices {list(known)}"
+                        )
+            earlier[path] = allowed
+        return self
 
 
 def _default_contenders() -> dict[str, Contender]:
@@ -605,18 +680,67 @@ def _default_contenders() -> dict[str, Contender]:
     }
 
 
+Sampler = Literal["tpe", "grid", "random", "qmc", "gp", "nsga2"]
+Objective = Literal["macro_f1", "macro_f1_sd", "train_flops"]
+
+
 class SearchConfig(Config):
     """How each contender is searched and how the winners are compared."""
 
-    configurations: int = Field(12, ge=1, description="configurations tried per contender")
+    configurations: int = Field(
+        12, ge=1, description="configurations tried per contender; a grid has as many as points"
+    )
     seeds: int = Field(10, ge=1, description="seeds that judge each configuration (0, 1, ...)")
     final_seeds: int = Field(
         10, ge=1, description="fresh seeds of the final comparison (100, 101, ...)"
     )
+    sampler: Sampler = Field(
+        "tpe",
+        description="how configurations are proposed; grid takes every combination of choices",
+    )
+    racing: bool = Field(
+        True,
+        description="drop a configuration after some of its seeds when it cannot win; off: each "
+        "runs all of them",
+    )
+    objectives: tuple[Objective, ...] = Field(
+        ("macro_f1",),
+        min_length=1,
+        description="what is best: mean dev macro-F1, its standard deviation over seeds, training "
+        "operations; with several all seeds run, and every configuration that no other one beats "
+        "in all of them goes into the final comparison",
+    )
+    warm_start: tuple[str, ...] = Field(
+        (),
+        description="storages of earlier sweeps: the best configurations of the same method that "
+        "lie in the space are tried first",
+    )
     study_seed: int = Field(0, ge=0, description="seed of the sampler's proposals")
     concurrency: int = Field(
-        1, ge=1, description="configurations of one contender in flight; its proposals wait for all"
+        1,
+        ge=1,
+        description="configurations of one contender that race side by side; later ones are "
+        "proposed when all of them are through",
     )
+    time_budget_hours: float | None = _outside_key(
+        None,
+        "begin no seed-run of the search later than this many hours after its start; the winners "
+        "of what is finished are compared, and the same command goes on searching",
+        gt=0,
+    )
+
+    @model_validator(mode="after")
+    def _mean_leads(self) -> "SearchConfig":
+        if self.objectives[0] != "macro_f1" or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"objectives {list(self.objectives)} must begin with 'macro_f1' and name each once"
+            )
+        several = len(self.objectives) > 1
+        if several and self.sampler == "gp":
+            raise ValueError("sampler 'gp' takes one objective; take tpe or nsga2 for several")
+        if "macro_f1_sd" in self.objectives and self.seeds < 2:
+            raise ValueError("objective 'macro_f1_sd' needs at least two seeds")
+        return self
 
 
 # ---------------------------------------------------------------------------------------------
@@ -733,6 +857,18 @@ class SweepJob(_TrainJob):
     )
     search: SearchConfig = Field(SearchConfig(), description="the search")
     report: str | None = _outside_key(None, "folder for the report; under the storage by default")
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> "SweepJob":
+        if self.search.sampler == "grid":
+            for name, contender in self.contenders.items():
+                for path, allowed in contender.space.items():
+                    if isinstance(allowed, Interval):
+                        raise ValueError(
+                            f"search.sampler is 'grid', but {path!r} of contender {name!r} is an "
+                            "interval; list its values, or take another sampler"
+                        )
+        return self
 
 
 class PromptConfig(Config):

@@ -13,6 +13,7 @@ from adapt_ray.config import (
     Interval,
     MethodConfig,
     ModelConfig,
+    Range,
     Scalar,
     TrainingConfig,
     replace,
@@ -152,8 +153,26 @@ def _corners(contender: Contender) -> Iterator[dict[str, Scalar]]:
     names = list(contender.space)
     ends = [_ends(contender.space[name]) for name in names]
     for values in product(*ends):
-        yield dict(zip(names, values, strict=True))
+        yield searched(contender.space, dict(zip(names, values, strict=True)))
 
 
-def _ends(values: Interval | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
-    return (values.low, values.high) if isinstance(values, Interval) else values
+def searched(space: Mapping[str, Range], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return those of the values whose fields' conditions hold."""
+    found: dict[str, Scalar] = {}
+    for path, allowed in space.items():
+        if is_searched(allowed, found):
+            found[path] = values[path]
+    return found
+
+
+def is_searched(allowed: Range, values: Mapping[str, Scalar]) -> bool:
+    """Whether a field's condition holds, given the values of the fields before it."""
+    when = {} if isinstance(allowed, tuple) else allowed.when
+    return all(path in values and values[path] in wanted for path, wanted in when.items())
+
+
+def _ends(allowed: Range) -> tuple[Scalar, ...]:
+    if isinstance(allowed, Interval):
+        ends = (allowed.low, allowed.high)
+        return tuple(int(end) for end in ends) if allowed.whole else ends
+    return allowed if isinstance(allowed, tuple) else allowed.choices

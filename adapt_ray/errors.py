@@ -20,3 +20,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def last_line(error: BaseException | None) -> str:
+    """Return the last line of an error's text, which says most of a long one from afar."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

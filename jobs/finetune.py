@@ -9,7 +9,8 @@ from adapt_ray.config import FinetuneJob
 from adapt_ray.contenders import check_method, resolved
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_in_short
-from adapt_ray.distributed.train import is_finished, run_seeds
+from adapt_ray.distributed.train import SeedRun, WorkerPool, is_finished
+from adapt_ray.distributed.trunk import hold
 from adapt_ray.records import RecordStore
 from adapt_ray.training.trunk import check_trunk_cache
 
@@ -39,14 +40,11 @@ def finetune(job: FinetuneJob, dry_run: bool) -> None:
         )
         records = RecordStore(chain.storage)
         if job.export or not is_finished(records, plan, job.seed):
-            session.start()
-            run_seeds(
-                plan,
-                [job.seed],
-                job.resources,
-                folder=f"{chain.storage}/ray",
-                export_to=job.export,
-            )
+            with WorkerPool(session, job.resources, f"{chain.storage}/ray") as pool:
+                states = hold(plan, pool)
+                list(pool.do([SeedRun(plan, job.seed, job.export)]))
+                for held in states.values():
+                    held.lock.close()
         record = records.get(plan.run_id(job.seed), plan.task, plan.method.type)
         assert record is not None
         print(cli.table(record.summary() | chain.locations()))

@@ -1,4 +1,4 @@
-"""Write tables and figures from all records of a storage.
+"""Write tables and figures from all records of a storage, as Markdown and as one HTML page.
 
 python jobs/report.py --storage runs/demo
 python jobs/report.py --storage runs/paper --table macro_f1
@@ -10,7 +10,7 @@ from adapt_ray.distributed.compare import comparison_table, write_records_report
 from adapt_ray.errors import InputError
 from adapt_ray.records import RecordStore, run_records
 from adapt_ray.report import beside
-from adapt_ray.report.document import FILE, Context
+from adapt_ray.report.document import FILE, PAGE, Context
 from adapt_ray.study import remedies
 
 
@@ -23,7 +23,8 @@ def report(job: ReportJob, dry_run: bool) -> None:
         raise InputError(f"storage {storage!r} holds no records{of_task}")
     runs = run_records(records)
     target = job.report or f"{storage}/reports/{job.task or 'all'}"
-    print(cli.table({"runs": len(runs), "report": f"{target}/{FILE}"}))
+    where = {"report": f"{target}/{FILE}", "page": f"{target}/{PAGE}"}
+    print(cli.table({"runs": len(runs), **where}))
     if dry_run:
         return
     found = beside.beside(job.table, runs, remedies(job.storage, None)) if job.table else None

@@ -14,7 +14,7 @@ from adapt_ray.distributed.compare import publish_report
 from adapt_ray.distributed.selections import selection_map
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain
-from adapt_ray.report import figures
+from adapt_ray.report import drawing, figures
 from adapt_ray.report.selections import SelectionMap
 from adapt_ray.selection import select
 from adapt_ray.selection.agreement import Agreement, agreements
@@ -40,7 +40,7 @@ def sensitivity(job: SensitivityJob, dry_run: bool) -> None:
         name = quote(chain.corpus.name, safe=" ")
         target = job.report or f"{chain.storage}/reports/{name}"
         figure = figures.selection_map(found)
-        publish_report(target, lambda folder: figures.save(figure, folder / FIGURE))
+        publish_report(target, lambda folder: drawing.save(figure, folder / FIGURE))
         print(as_text(found, measured))
         if len(maps) > 1:
             print(heads_as_text(agreements(maps, job.method, inserted)))

@@ -4,18 +4,16 @@ python jobs/sweep.py jobs/recipes/demo.yaml
 python jobs/sweep.py --data.source corpus.csv --data.label_column topic --search.seeds 5
 """
 
-from collections.abc import Callable
-
 from adapt_ray import cli
 from adapt_ray.config import SweepJob
 from adapt_ray.distributed.compare import Comparison, Runs
-from adapt_ray.distributed.search import Proposal
+from adapt_ray.distributed.conductor import PlanFor
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import MissingError
 from adapt_ray.distributed.sweep import search, seed_runs_done, winners
+from adapt_ray.search.study import Proposal
 from adapt_ray.training.run import RunPlan
 
-PlanFor = Callable[[Proposal], RunPlan]
 FIRST_FINAL_SEED = 100  # none of the final seeds took part in the search
 
 
@@ -44,7 +42,7 @@ def sweep(job: SweepJob, dry_run: bool) -> None:
                 job.resources,
                 chain.storage,
             )
-        best = winners(trials)
+        best = winners(trials, list(job.contenders))
         plans = [
             comparison.plan(trial.proposal.contender, trial.proposal.values, "final", test=True)
             for trial in best

@@ -15,6 +15,7 @@ from adapt_ray.errors import InputError
 # Nothing is sent anywhere, and Ray's own chatter leaves the terminal to our progress lines.
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread left over must not join somebody else's Ray
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -27,7 +28,7 @@ _DEFAULTS = {
 _LOGGERS = {
     "ray": logging.WARNING,
     "ray.train": logging.ERROR,
-    "ray.tune": logging.ERROR,
+    "ray.tune": logging.CRITICAL,  # the progress says which configuration failed, and why
     # Says on every start that the token that it has just written is asked for.
     "ray._private.authentication.authentication_token_setup": logging.ERROR,
 }

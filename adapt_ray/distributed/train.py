@@ -1,26 +1,35 @@
-"""Training on Ray Train: the seeds of one configuration walk inside one group of workers.
+"""Training on Ray Train: groups of workers that take runs, whichever configuration they are of.
 
-Starting workers costs seconds and loading the corpus some more, so both are paid once a
-configuration. Every finished seed is recorded at once; a restarted group skips what is recorded.
+Starting workers costs seconds and loading a corpus some more, so a group is started once and takes
+run after run from the desk. Every finished run is recorded at once; a group that is lost is
+started again, and its run goes on from its last checkpoint.
 """
 
 import gc
+import itertools
+import threading
 import uuid
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
-import numpy as np
 import ray
 import torch
+from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from adapt_ray.artifacts import remove_folder
 from adapt_ray.config import ResourcesConfig
-from adapt_ray.distributed.trunk import filled
+from adapt_ray.distributed.desk import Desk, Result
+from adapt_ray.distributed.session import Session
+from adapt_ray.errors import JobError, last_line
 from adapt_ray.export import export
 from adapt_ray.modeling import TaskClassifier
 from adapt_ray.records import RecordStore, RunRecord
@@ -28,13 +37,180 @@ from adapt_ray.training.checkpoint import discard
 from adapt_ray.training.run import Inputs, RunPlan, execute, failed
 from adapt_ray.training.world import World
 
-METRIC = "mean_dev_macro_f1"  # of a configuration, over the seeds that are finished
-RETRIES = 2  # a run that an exception ended is tried this often again
+_KEPT_INPUTS = 2  # of plans that a group has loaded: those of two contenders often take turns
+_LISTENERS = 10_000  # calls that wait at the desk at the same time
+_CLOSING_SECONDS = 60.0
 
 
-def unfinished(records: RecordStore, plan: RunPlan, seeds: Sequence[int]) -> list[int]:
-    """Return the seeds whose run has no final record yet."""
-    return [seed for seed in seeds if not is_finished(records, plan, seed)]
+class Work(Protocol):
+    """What a group of workers is asked to do."""
+
+    @property
+    def key(self) -> str:
+        """What tells equal work."""
+        ...
+
+    def run(self, bench: "Bench") -> Result:
+        """Do it, on every worker of the group."""
+        ...
+
+
+class Bench:
+    """What a worker keeps from one piece of work to the next."""
+
+    def __init__(self) -> None:
+        self.world = World.current()
+        self._inputs: OrderedDict[str, tuple[RunPlan, Inputs]] = OrderedDict()
+
+    def inputs(self, plan: RunPlan) -> Inputs:
+        """Return the inputs of a plan, loaded now if they are not those of a recent one."""
+        name = plan.inputs_id
+        if name not in self._inputs:
+            # Cached states are held from eviction while inputs that read them exist.
+            for other, (earlier, _) in list(self._inputs.items()):
+                if earlier.trunk is not None or len(self._inputs) >= _KEPT_INPUTS:
+                    del self._inputs[other]
+            gc.collect()
+            self._inputs[name] = plan, Inputs.of(plan)
+        self._inputs.move_to_end(name)
+        return self._inputs[name][1]
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One run of a plan, recorded, and exported where asked."""
+
+    plan: RunPlan
+    seed: int
+    export_to: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The run's id; an export is work of its own."""
+        return f"{self.plan.run_id(self.seed)} {self.export_to or ''}"
+
+    def run(self, bench: Bench) -> Result:
+        """Run it unless it is finished; its record is what counts, this only says the score."""
+        plan, seed, world = self.plan, self.seed, bench.world
+        records = RecordStore(plan.storage)
+        if self.export_to is not None or not is_finished(records, plan, seed):
+            self._record(bench.inputs(plan), records, world)
+        if world.rank > 0:
+            return {}
+        discard(plan.storage, plan.run_id(seed))  # also of a run that was killed just here
+        record = records.get(plan.run_id(seed), plan.task, plan.method.type)
+        assert record is not None
+        return {"seed": seed, "judged": record.judged()}
+
+    def _record(self, inputs: Inputs, records: RecordStore, world: World) -> None:
+        def write_export(
+            folder: str, model: TaskClassifier, weights: dict[str, Tensor], record: RunRecord
+        ) -> None:
+            names = inputs.corpus.label_names
+            summary = record.summary()
+            export(Path(folder), model, weights, inputs.tokenizer, self.plan.model, names, summary)
+
+        try:
+            to_folder = partial(write_export, self.export_to) if self.export_to else None
+            outcome = execute(self.plan, self.seed, inputs, export=to_folder)
+        except Exception as error:
+            if world.rank == 0:
+                reason = f"{type(error).__name__}: {error}"
+                lost = failed(self.plan, self.seed, inputs, reason, world.size)
+                records.write(lost.record, lost.predictions, lost.curves)
+            raise
+        if world.rank == 0:
+            records.write(outcome.record, outcome.predictions, outcome.curves)
+        # DeepSpeed leaves reference cycles: weights that would be in memory beside the next run's.
+        gc.collect()
+
+
+class WorkerPool:
+    """Groups of workers on Ray Train, started when there is work for them; a context manager."""
+
+    def __init__(self, session: Session, resources: ResourcesConfig, folder: str) -> None:
+        session.start()
+        self._resources = resources
+        self._folder = folder
+        self.groups = session.concurrent_runs()
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
+        self._closing = False
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Desk)
+        self.desk = actor.options(
+            num_cpus=0, max_concurrency=_LISTENERS, scheduling_strategy=here
+        ).remote()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing = True
+        self.desk.close.remote()
+        for thread in self._threads:
+            thread.join(_CLOSING_SECONDS if kind is None else 0)
+        ray.kill(self.desk)
+
+    def order(self, channel: str, work: Work) -> None:
+        """Have work done; its result goes to ``channel`` of the desk."""
+        open_orders = ray.get(self.desk.order.remote(channel, work.key, cloudpickle.dumps(work)))
+        with self._starting:
+            if len(self._threads) < min(self.groups, open_orders):
+                thread = threading.Thread(target=self._serve, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def do(self, pieces: Sequence[Work]) -> Iterator[Result]:
+        """Have work done and yield the results as they come; JobError when a piece cannot be."""
+        channel = f"pieces-{uuid.uuid4().hex}"
+        for piece in pieces:
+            self.order(channel, piece)
+        for index in range(len(pieces)):
+            result: Result = ray.get(self.desk.result.remote(channel, index))
+            if "error" in result:
+                raise JobError(result["error"])
+            yield result
+
+    def _serve(self) -> None:
+        """Keep one group of workers at work until the desk is closed."""
+        go_on = True
+        while go_on:
+            # A name that Ray has seen before would return the old result instead of running.
+            group = f"group-{uuid.uuid4().hex[:12]}"
+            try:
+                self._trainer(group).fit()
+                go_on = False
+            except ray.train.TrainingFailedError as error:
+                go_on = ray.get(self.desk.lost.remote(group, last_line(error)))
+            except Exception:
+                if not self._closing:  # the job ends with an error, and Ray with it
+                    raise
+                return
+            remove_folder(f"{self._folder}/{group}")
+
+    def _trainer(self, group: str) -> TorchTrainer:
+        threads = max(1, int(self._resources.cpus_per_worker))
+        return TorchTrainer(
+            _worker,
+            train_loop_config={"desk": self.desk, "group": group, "threads": threads},
+            scaling_config=ScalingConfig(
+                num_workers=self._resources.workers,
+                use_gpu=self._resources.gpus_per_worker > 0,
+                resources_per_worker=_per_worker(self._resources),
+            ),
+            # The desk hands the work of a lost group to another one at once, and counts the losses.
+            run_config=RunConfig(
+                name=group,
+                storage_path=self._folder,
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
 
 
 def is_finished(records: RecordStore, plan: RunPlan, seed: int) -> bool:
@@ -42,53 +218,9 @@ def is_finished(records: RecordStore, plan: RunPlan, seed: int) -> bool:
     return records.finished(plan.run_id(seed), plan.task, plan.method.type)
 
 
-def mean_over_seeds(records: RecordStore, plan: RunPlan, seeds: Sequence[int]) -> float | None:
-    """Return the mean dev macro-F1 that judges a plan, or None while a seed is not finished."""
-    if unfinished(records, plan, seeds):
-        return None
-    found = [records.get(plan.run_id(seed), plan.task, plan.method.type) for seed in seeds]
-    return float(np.mean([record.judged() for record in found if record is not None]))
-
-
-def run_seeds(
-    plan: RunPlan,
-    seeds: Sequence[int],
-    resources: ResourcesConfig,
-    *,
-    folder: str,
-    callbacks: Sequence[Any] = (),
-    export_to: str | None = None,
-) -> None:
-    """Run the given seeds of a plan that are not finished, on ``resources.workers`` workers.
-
-    Results are in the records; Ray's own files lie under ``folder`` while the workers run. Raises
-    what ended the workers, after retries.
-    """
-    # A name that Ray has seen before would return the old result instead of running.
-    name = f"train-{plan.configuration_id}-{uuid.uuid4().hex[:8]}"
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "plan": plan,
-            "seeds": list(seeds),
-            "threads": max(1, int(resources.cpus_per_worker)),
-            "export_to": export_to,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=_per_worker(resources),
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=folder,
-            failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=list(callbacks),
-        ),
-    )
-    with filled(plan, resources):
-        trainer.fit()
-    remove_folder(f"{folder}/{name}")
+def unfinished(records: RecordStore, plan: RunPlan, seeds: Sequence[int]) -> list[int]:
+    """Return the seeds whose run has no final record yet."""
+    return [seed for seed in seeds if not is_finished(records, plan, seed)]
 
 
 def _per_worker(resources: ResourcesConfig) -> dict[str, float]:
@@ -97,51 +229,17 @@ def _per_worker(resources: ResourcesConfig) -> dict[str, float]:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What every worker of a run executes; it reads its argument and nothing else."""
-    plan: RunPlan = config["plan"]
+    """What every worker of a group executes; it reads its argument and nothing else."""
     # More threads than CPUs slow neighbouring runs down many times over.
     torch.set_num_threads(config["threads"])
-    world = World.current()
-    records = RecordStore(plan.storage)
-    inputs = Inputs.of(plan)
-    judged: list[float] = []
-    for seed in config["seeds"]:
-        if not is_finished(records, plan, seed):
-            _run(plan, seed, inputs, records, world, config["export_to"])
-        if world.rank == 0:
-            discard(plan.storage, plan.run_id(seed))  # also of a run that was killed just here
-        record = records.get(plan.run_id(seed), plan.task, plan.method.type)
-        assert record is not None
-        judged.append(record.judged())
-        ray.train.report({"seed": seed, "judged": judged[-1], METRIC: float(np.mean(judged))})
-
-
-def _run(
-    plan: RunPlan,
-    seed: int,
-    inputs: Inputs,
-    records: RecordStore,
-    world: World,
-    export_to: str | None,
-) -> None:
-    def write_export(
-        folder: str, model: TaskClassifier, weights: dict[str, Tensor], record: RunRecord
-    ) -> None:
-        names = inputs.corpus.label_names
-        summary = record.summary()
-        export(Path(folder), model, weights, inputs.tokenizer, plan.model, names, summary)
-
-    try:
-        to_folder = partial(write_export, export_to) if export_to is not None else None
-        outcome = execute(plan, seed, inputs, export=to_folder)
-    except Exception as error:
-        if world.rank == 0:
-            reason = f"{type(error).__name__}: {error}"
-            lost = failed(plan, seed, inputs, reason, world.size)
-            records.write(lost.record, lost.predictions, lost.curves)
-        raise
-    if world.rank == 0:
-        records.write(outcome.record, outcome.predictions, outcome.curves)
-    # DeepSpeed leaves reference cycles: weights that would be in memory beside the next run's.
-    gc.collect()
-    world.gather(None)  # nobody reads the record before it is written
+    desk, group = config["desk"], config["group"]
+    bench = Bench()
+    for turn in itertools.count():
+        taken = ray.get(desk.take.remote(group, turn))
+        if taken is None:
+            return
+        work: Work = cloudpickle.loads(taken)
+        result = work.run(bench)
+        bench.world.gather(None)  # nobody asks for the next work before all have had this
+        if bench.world.rank == 0:
+            ray.get(desk.done.remote(group, result))

@@ -142,6 +142,14 @@ class RunPlan:
         }
 
     @functools.cached_property
+    def inputs_id(self) -> str:
+        """Hash of what decides the :class:`Inputs`: plans that agree in it can share them."""
+        artifacts = (self.corpus, self.tokens, self.new_rows)
+        digests = [artifact.digest if artifact else None for artifact in artifacts]
+        trunk = self.trunk.identity if self.trunk else None
+        return digest_json([self.storage, digests, self.model.key(), list(self.splits), trunk])
+
+    @functools.cached_property
     def configuration_id(self) -> str:
         """Hash of the identity."""
         return digest_json(self.identity())[:20]
@@ -337,6 +345,7 @@ def _model(plan: RunPlan, seed: int, inputs: Inputs) -> TaskClassifier:
 
 
 def _adapted(plan: RunPlan, seed: int, inputs: Inputs) -> tuple[TaskClassifier, Schedule | None]:
+    seed = plan.training.stream_seed("initialisation", seed)
     model = build_classifier(
         plan.model,
         len(inputs.corpus.label_names),
