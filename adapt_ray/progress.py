@@ -100,10 +100,11 @@ class SweepProgress:
             f"({self._phase}: {self._runs} runs, {seconds:.0f} s)"
         )
 
-    def ended(self, label: str, fate: str, why: str = "") -> None:
+    def ended(self, label: str, fate: str, error: str | None) -> None:
         """Tell what became of a configuration."""
         self._ended += 1
         after = f" after {len(self._scores[label])} seeds" if fate == "dropped" else ""
+        why = "" if error is None else f" ({error})"
         self._write(
             f"{label} {fate}{after}{why}: {self._ended} of {self._configurations} configurations"
         )

@@ -85,6 +85,7 @@ class Conductor(Searcher):
         number = found.racer.proposal.number
         found.heard += 1
         if "error" in result:
+            found.error = result["error"]
             found.study.fail(number)
         else:
             score = self._known(found.racer.proposal, result["seed"])
@@ -160,7 +161,7 @@ class Conductor(Searcher):
         if found.states is not None and found.states.exception() is None:
             for held in found.states.result().values():
                 held.lock.close()
-        self._progress.ended(found.label, found.racer.fate)
+        self._progress.ended(found.label, found.racer.fate, found.error)
 
 
 def channel_of(proposal: Proposal) -> str:
@@ -178,6 +179,7 @@ class _Configuration:
     ordered: int = 0
     heard: int = 0
     has_trial: bool = False
+    error: str | None = None  # of a run that cannot be done
     closed: bool = False  # nothing more will be ordered, and all that was is heard of
     states: "Future[dict[str, Held]] | None" = None  # the cached ones that its runs read
 

@@ -1,6 +1,5 @@
 import dataclasses
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,7 +9,8 @@ from adapt_ray.artifacts import ArtifactStore
 from adapt_ray.config import AdaptConfig, ResourcesConfig
 from adapt_ray.distributed import sweep
 from adapt_ray.distributed.session import Session
-from adapt_ray.distributed.trunk import filled, warm_up
+from adapt_ray.distributed.train import WorkerPool
+from adapt_ray.distributed.trunk import hold, warm_up
 from adapt_ray.records import RecordStore
 from adapt_ray.training import trunk, warmup
 from adapt_ray.training.run import Inputs, RunPlan, execute
@@ -42,8 +42,11 @@ def test_runs_share_what_ray_computed_and_equal_runs_without_it(
         plan, training=plan.training.model_copy(update={"trunk_cache": "bf16"})
     )
     assert in_bf16.trunk is not None
-    with filled(in_bf16, ResourcesConfig()):
+    with WorkerPool(session, ResourcesConfig(), f"{plan.storage}/ray") as pool:
+        held = hold(in_bf16, pool)
         states = Inputs.of(in_bf16).examples["train"].states
+        for each in held.values():
+            each.lock.close()
     assert states is not None
     assert len(states.held.manifest.files) > 3
     texts = in_bf16.trunk.texts("train")
@@ -52,8 +55,6 @@ def test_runs_share_what_ray_computed_and_equal_runs_without_it(
     found = [s[:n] for s, n in zip(states.batch(np.arange(40)), encoded.lengths, strict=True)]
     torch.testing.assert_close(torch.cat(found), expected)
 
-    # Left to the trial, as in a search.
-    monkeypatch.setattr(sweep, "filled", lambda *_: nullcontext())
     sweep.run_all(session, [plan], [0, 1], ResourcesConfig(), plan.storage)
     without = dataclasses.replace(
         plan, training=plan.training.model_copy(update={"trunk_cache": "off"})
