@@ -743,6 +743,15 @@ class SearchConfig(Config):
         return self
 
 
+class WatchConfig(Config):
+    """Where a sweep can be followed, besides its storage; TensorBoard files are always written."""
+
+    mlflow: str | None = Field(None, description="tracking URI of an MLflow server, or a folder")
+    wandb: str | None = Field(
+        None, description="Weights & Biases project; the key is read from WANDB_API_KEY"
+    )
+
+
 # ---------------------------------------------------------------------------------------------
 # Jobs
 
@@ -807,6 +816,16 @@ Varied = Annotated[tuple[Scalar | dict[str, Any], ...], Field(min_length=1)]
 _MAY_VARY = ("data", "model", "mining", "tokens", "sensitivity", "training")
 
 
+def _repeat_shared() -> Any:
+    # Outside the key: it adds runs to a comparison and changes none.
+    return _outside_key(
+        False,
+        "run the winner (the best on dev of those that have such stages) once more with its "
+        "sensitivity map and warmed-up embeddings computed anew for every seed, so that its spread "
+        "includes theirs",
+    )
+
+
 class StabilityJob(_TrainJob):
     """Run contenders over the same fresh seeds on the test split, on one or many corpora."""
 
@@ -828,9 +847,11 @@ class StabilityJob(_TrainJob):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         tuple(range(100, 110)), description="run seeds, the same for every contender", min_length=1
     )
+    repeat_shared: bool = _repeat_shared()
     table: TableName | None = _outside_key(
         None, "published table that the report prints beside these runs"
     )
+    watch: WatchConfig = _outside_key(WatchConfig(), "where else to follow it")
     report: str | None = _outside_key(None, "folder for the report; under the storage by default")
 
     @model_validator(mode="after")
@@ -856,6 +877,8 @@ class SweepJob(_TrainJob):
         default_factory=_default_contenders, description="the methods to compare", min_length=1
     )
     search: SearchConfig = Field(SearchConfig(), description="the search")
+    repeat_shared: bool = _repeat_shared()
+    watch: WatchConfig = _outside_key(WatchConfig(), "where else to follow it")
     report: str | None = _outside_key(None, "folder for the report; under the storage by default")
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,49 +64,3 @@ class Progress:
     def write(self, line: str) -> None:
         """Print a line without disturbing the bar."""
         tqdm.write(line, file=sys.stderr)
-
-
-class SweepProgress:
-    """What a sweep is at: a line for every run and for every configuration that is through."""
-
-    def __init__(self, phase: str, configurations: int) -> None:
-        self._phase = phase
-        self._configurations = configurations
-        self._scores: dict[str, list[float]] = {}
-        self._ended = 0
-        self._runs = 0
-        self._started = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def began(self, label: str, known: Sequence[float]) -> None:
-        """Take up a configuration with the scores that were recorded before."""
-        self._scores[label] = list(known)
-
-    def scored(self, label: str, seed: int, score: float) -> None:
-        """Tell a finished run."""
-        self._runs += 1
-        scores = self._scores[label]
-        scores.append(score)
-        mean = sum(scores) / len(scores)
-        seconds = time.monotonic() - self._started
-        self._write(
-            f"{label} seed {seed}: dev macro-F1 {score:.3f}, mean so far {mean:.3f} "
-            f"({self._phase}: {self._runs} runs, {seconds:.0f} s)"
-        )
-
-    def ended(self, label: str, fate: str, error: str | None) -> None:
-        """Tell what became of a configuration."""
-        self._ended += 1
-        after = f" after {len(self._scores[label])} seeds" if fate == "dropped" else ""
-        why = "" if error is None else f" ({error})"
-        self._write(
-            f"{label} {fate}{after}{why}: {self._ended} of {self._configurations} configurations"
-        )
-
-    def _write(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)

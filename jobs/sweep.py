@@ -5,12 +5,12 @@ python jobs/sweep.py --data.source corpus.csv --data.label_column topic --search
 """
 
 from adapt_ray import cli
+from adapt_ray.artifacts import digest_json
 from adapt_ray.config import SweepJob
 from adapt_ray.distributed.compare import Comparison, Runs
-from adapt_ray.distributed.conductor import PlanFor
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import MissingError
-from adapt_ray.distributed.sweep import search, seed_runs_done, winners
+from adapt_ray.distributed.sweep import SearchPlan, search, winners
 from adapt_ray.search.study import Proposal
 from adapt_ray.training.run import RunPlan
 
@@ -27,47 +27,50 @@ def sweep(job: SweepJob, dry_run: bool) -> None:
         def plan_for(proposal: Proposal) -> RunPlan:
             return comparison.plan(proposal.contender, proposal.values, "search", test=False)
 
+        plan = SearchPlan(
+            digest_json([job.key(), chain.corpus.digest()])[:12],
+            job.contenders,
+            job.search,
+            job.training,
+            plan_for,
+            chain.storage,
+        )
         if dry_run:
-            print(cli.table(chain.status() | _to_do(job, comparison, plan_for)))
+            print(cli.table(chain.status() | _to_do(job, comparison, plan)))
             return
 
         comparison.prepare()
         with chain.timed("search"):
-            trials = search(
-                session,
-                job.contenders,
-                job.search,
-                job.training,
-                plan_for,
-                job.resources,
-                chain.storage,
-            )
-        best = winners(trials, list(job.contenders))
-        plans = [
+            trials = search(comparison.stage, plan)
+        best = winners(trials, plan)
+        finals = [
             comparison.plan(trial.proposal.contender, trial.proposal.values, "final", test=True)
             for trial in best
         ]
+        plans = list({plan.configuration_id: plan for plan in finals}.values())
         seeds = range(FIRST_FINAL_SEED, FIRST_FINAL_SEED + job.search.final_seeds)
         comparison.run(plans, seeds)
+        own = comparison.repeat_shared(plans, seeds) if job.repeat_shared else []
 
         searched = [Runs(trial.plan, range(job.search.seeds)) for trial in trials]
-        comparison.report([*searched, *(Runs(plan, seeds) for plan in plans)])
+        comparison.report([*searched, *(Runs(plan, seeds) for plan in plans), *own])
 
 
-def _to_do(job: SweepJob, comparison: Comparison, plan_for: PlanFor) -> dict[str, str]:
+def _to_do(job: SweepJob, comparison: Comparison, plan: SearchPlan) -> dict[str, str]:
     """Say how many seed-runs the search has, how many are recorded, and what the rest takes."""
-    spaces = [contender.space for contender in job.contenders.values()]
-    total = sum(job.search.configurations if space else 1 for space in spaces) * job.search.seeds
+    studies = plan.studies()
+    total = sum(study.wanted for study in studies) * job.search.seeds
     try:
-        storage = comparison.chain.storage
-        done = seed_runs_done(job.contenders, job.search, job.training, plan_for, storage)
+        done = plan.seed_runs_done()
     except MissingError:
         done = 0
     final = job.search.final_seeds * len(job.contenders)
+    racing = any(study.races for study in studies)
+    most = "at most " if racing else ""
     return {
-        "search": f"{done} of {total} seed-runs done",
+        "search": f"{done} of {most}{total} seed-runs done",
         "final": f"up to {final} runs of the winners",
-        "estimate": comparison.estimate(total - done + final),
+        "estimate": most + comparison.estimate(total - done + final),
     }
 
 

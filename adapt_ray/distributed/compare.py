@@ -31,6 +31,7 @@ from adapt_ray.distributed import selections, sweep
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_as_text
 from adapt_ray.distributed.train import unfinished
+from adapt_ray.distributed.watch import check_watch
 from adapt_ray.errors import JobError
 from adapt_ray.mining.patterns import Patterns
 from adapt_ray.modeling import unloaded
@@ -38,7 +39,8 @@ from adapt_ray.records import RUN_SCHEMA, Phase, RecordStore, RunRecord, run_rec
 from adapt_ray.report import tables
 from adapt_ray.report.beside import Beside
 from adapt_ray.report.document import FILE, Context, PlantedRow, TokenRow, write_report
-from adapt_ray.report.groups import final_arms, trained
+from adapt_ray.report.groups import OWN_STAGES, final_arms, trained
+from adapt_ray.report.rows import Answers, answers
 from adapt_ray.report.selections import OverlapRow, SelectionMap
 from adapt_ray.report.tables import markdown
 from adapt_ray.report.tokens import TokenReport
@@ -65,8 +67,14 @@ class Comparison:
         self.session = session
         self.chain = Chain(job, session, find_only=find_only)
 
+    @property
+    def stage(self) -> sweep.Stage:
+        """Where the runs are done."""
+        return sweep.Stage(self.session, self.job.resources, self.chain.storage, self.job.watch)
+
     def check(self) -> None:
         """Check corpus, model and every corner of every contender before anything starts."""
+        check_watch(self.job.watch)
         check_contenders(self.job, self.job.model)
         self.chain.check()
 
@@ -97,7 +105,7 @@ class Comparison:
         Raises JobError when one of them did not finish.
         """
         with self.chain.timed("final comparison"):
-            sweep.run_all(self.session, plans, seeds, self.job.resources, self.chain.storage)
+            sweep.run_all(self.stage, plans, seeds)
         records = RecordStore(self.chain.storage)
         for plan in plans:
             lost = unfinished(records, plan, seeds)
@@ -106,6 +114,34 @@ class Comparison:
                     f"{plan.contender}: {len(lost)} of {len(seeds)} runs did not finish (seeds "
                     f"{', '.join(map(str, lost))}); the same command tries them again"
                 )
+
+    def repeat_shared(self, plans: Sequence[RunPlan], seeds: Sequence[int]) -> list[Runs]:
+        """Run the best of some plans once more, what its runs share computed anew for every seed.
+
+        The best is that of the highest mean dev score among those whose runs share a sensitivity
+        map or warmed-up embeddings; where there are none, that is said.
+        """
+        sharing = [plan for plan in plans if _shares_stages(plan)]
+        if not sharing:
+            print("no contender's seeds share a sensitivity map or a warm-up: nothing to repeat")
+            return []
+        best = max(sharing, key=lambda plan: _judged(self.chain.storage, Runs(plan, seeds)))
+        own = [Runs(self._own_stages(best, seed), [seed]) for seed in seeds]
+        for runs in own:
+            self.run([runs.plan], runs.seeds)
+        return own
+
+    def _own_stages(self, plan: RunPlan, seed: int) -> RunPlan:
+        """Return a plan whose sensitivity map and warmed-up embeddings are of one seed alone."""
+        return self.chain.run_plan(
+            f"{plan.contender}{OWN_STAGES}",
+            plan.method,
+            plan.training,
+            self.job.sensitivity.model_copy(update={"head_seed": seed}),
+            phase=plan.phase,
+            test=plan.test,
+            warm_up_seed=seed,
+        )
 
     def estimate(self, runs: int) -> str:
         """Say how long some more runs will take, judging by the recorded ones of this corpus."""
@@ -243,6 +279,7 @@ def write_records_report(
 ) -> None:
     """Write the report on some records, with their curves or only those outside a search."""
     store = RecordStore(storage)
+    context = dataclasses.replace(context, answers=_test_answers(store, records))
     rows = pa.Table.from_pylist([dataclasses.asdict(r) for r in records], schema=RUN_SCHEMA)
     drawn = {
         record.run_id: store.curves(record.run_id)
@@ -250,6 +287,16 @@ def write_records_report(
         if curves == "all" or record.phase != "search"
     }
     publish_report(target, lambda folder: write_report(folder, rows, drawn, context))
+
+
+def _test_answers(store: RecordStore, records: Iterable[RunRecord]) -> dict[str, Answers]:
+    """Read what the trained runs of a comparison said of the test rows."""
+    found = {
+        run.run_id: answers(store.predictions(run.run_id))
+        for run in trained(records)
+        if run.test_macro_f1 is not None
+    }
+    return {run_id: said for run_id, said in found.items() if said is not None}
 
 
 def comparison_table(records: Iterable[RunRecord]) -> str:
@@ -277,6 +324,17 @@ def records_of(storage: str, runs: Iterable[Runs]) -> list[RunRecord]:
                 )
                 found.setdefault((plan.contender, plan.configuration_id, seed), renamed)
     return list(found.values())
+
+
+def _shares_stages(plan: RunPlan) -> bool:
+    measured = isinstance(plan.method, AdaptConfig) and plan.method.map_from is None
+    return measured or plan.new_rows is not None
+
+
+def _judged(storage: str, runs: Runs) -> float:
+    """Return the mean dev score of recorded runs."""
+    found = [record.judged() for record in records_of(storage, [runs])]
+    return sum(found) / len(found)
 
 
 def publish_report(target: str, write: Callable[[Path], object]) -> None:

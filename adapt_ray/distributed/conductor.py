@@ -14,9 +14,9 @@ from adapt_ray.distributed.train import SeedRun, WorkerPool
 from adapt_ray.distributed.trunk import hold
 from adapt_ray.distributed.voice import METRIC
 from adapt_ray.errors import last_line
-from adapt_ray.progress import SweepProgress
 from adapt_ray.records import RecordStore
 from adapt_ray.search.study import Proposal, Racer, Score, Step, Study, advance
+from adapt_ray.sweep_progress import SweepProgress
 from adapt_ray.training.run import RunPlan
 from adapt_ray.training.trunk_space import Held
 
@@ -83,6 +83,8 @@ class Conductor(Searcher):
         """Pass a result on to its study."""
         found = self._trials[trial_id]
         number = found.racer.proposal.number
+        if result["index"] < found.heard:  # a trial that was killed tells everything again
+            return
         found.heard += 1
         if "error" in result:
             found.error = result["error"]

@@ -50,6 +50,7 @@ from adapt_ray.selection.transfer import map_of_another_task
 from adapt_ray.sensitivity.measure import MeasurePlan, SensitivityMap
 from adapt_ray.tokenization.task_tokenizer import TaskTokenizer, base_tokenizer
 from adapt_ray.training.run import RunPlan
+from adapt_ray.training.warmup import SEED as WARM_UP_SEED
 from adapt_ray.training.warmup import WarmUpPlan
 
 
@@ -172,6 +173,7 @@ class Chain:
         *,
         phase: Phase,
         test: bool,
+        warm_up_seed: int = WARM_UP_SEED,
     ) -> RunPlan:
         """Return the plan of a configuration, its selection made and its precision resolved."""
         precision = resolve_precision(training.precision)
@@ -186,7 +188,7 @@ class Chain:
             method=method,
             training=training.model_copy(update={"precision": precision}),
             test=test,
-            new_rows=self.new_rows(method, training),
+            new_rows=self.new_rows(method, training, warm_up_seed),
             trunk_cache_gb=self.job.resources.trunk_cache_gb,
         )
 
@@ -204,7 +206,9 @@ class Chain:
             trunk_cached=caches_trunk(training),
         )
 
-    def new_rows(self, method: MethodConfig, training: TrainingConfig) -> Manifest | None:
+    def new_rows(
+        self, method: MethodConfig, training: TrainingConfig, seed: int = WARM_UP_SEED
+    ) -> Manifest | None:
         """Return the warmed-up embeddings of the task tokens, or None where there are none."""
         tokens = self.tokens if method.task_tokens and method.new_rows == "warmup" else None
         if tokens is None:
@@ -216,6 +220,7 @@ class Chain:
             self.job.model,
             method.new_rows_init,
             resolve_precision(training.precision),
+            seed,
         )
         resources = self.job.resources
         return self._ensure(plan.stage, lambda: trunk.warm_up(self.session, plan, resources))

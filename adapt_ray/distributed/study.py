@@ -186,6 +186,8 @@ class Study:
         plans = [comparison.plan(name, {}, "stability", test=True) for name in part.job.contenders]
         runs = [Runs(plan, part.job.seeds) for plan in plans]
         comparison.run(plans, part.job.seeds)
+        if part.job.repeat_shared:
+            runs += comparison.repeat_shared(plans, part.job.seeds)
         found = records_of(self.storage, runs)
         comparison.report(runs, self._beside(found) if part.job.table else None)
         if part.job.table:

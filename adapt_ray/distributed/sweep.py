@@ -1,28 +1,55 @@
 """Searches and comparisons on Ray Tune: configurations side by side, their seeds raced or not."""
 
+import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import optuna
+import ray
 from ray import tune
 
 from adapt_ray.artifacts import remove_folder
-from adapt_ray.config import Contender, ResourcesConfig, SearchConfig, TrainingConfig
-from adapt_ray.distributed.conductor import Conductor, PlanFor, recorded
+from adapt_ray.config import (
+    Contender,
+    ResourcesConfig,
+    SearchConfig,
+    TrainingConfig,
+    WatchConfig,
+    absolute_storage,
+)
+from adapt_ray.distributed.conductor import Conductor, Known, PlanFor, recorded
+from adapt_ray.distributed.desk import RETRIES
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.train import WorkerPool
 from adapt_ray.distributed.voice import speak
-from adapt_ray.errors import JobError
-from adapt_ray.progress import SweepProgress
-from adapt_ray.records import RecordStore
+from adapt_ray.distributed.watch import callbacks
+from adapt_ray.errors import JobError, last_line
+from adapt_ray.records import RecordStore, run_records
+from adapt_ray.report.pareto import pareto_front
+from adapt_ray.search.earlier import best_points
 from adapt_ray.search.fixed import FixedRuns
-from adapt_ray.search.space import own_point
-from adapt_ray.search.study import ContenderStudy, Proposal, Racer, Study, advance
+from adapt_ray.search.memory import journal, read_points, write_points
+from adapt_ray.search.space import Values, own_point
+from adapt_ray.search.study import ContenderStudy, Proposal, Racer, Study, advance, objective
+from adapt_ray.sweep_progress import SweepProgress
 from adapt_ray.training.run import RunPlan
 
 _VOICES = 4  # trials that only pass on scores: more would tell no sooner
 _SECONDS_AN_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where runs are done, and where they can be followed."""
+
+    session: Session
+    resources: ResourcesConfig
+    storage: str
+    watch: WatchConfig
 
 
 @dataclass(frozen=True)
@@ -38,119 +65,176 @@ class Trial:
         return self.racer.proposal
 
 
-def search(
-    session: Session,
-    contenders: Mapping[str, Contender],
-    config: SearchConfig,
-    training: TrainingConfig,
-    plan_for: PlanFor,
-    resources: ResourcesConfig,
-    storage: str,
-) -> list[Trial]:
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search: its contenders, and what turns a proposal into a plan.
+
+    ``name`` tells it from other searches in the same storage.
+    """
+
+    name: str
+    contenders: Mapping[str, Contender]
+    config: SearchConfig
+    training: TrainingConfig
+    plan_for: PlanFor
+    storage: str
+
+    def studies(self, journal: optuna.storages.BaseStorage | None = None) -> list[ContenderStudy]:
+        """Return the contenders' studies before anything is known."""
+        first = read_points(self.storage, self.name) or self.first_points()
+        return [
+            ContenderStudy(name, contender, self.config, first=first[name], storage=journal)
+            for name, contender in self.contenders.items()
+        ]
+
+    def first_points(self) -> dict[str, list[Values]]:
+        """Return what each contender tries first: its own settings, then earlier sweeps' best."""
+        runs = [
+            run
+            for storage in self.config.warm_start
+            for run in run_records(RecordStore(absolute_storage(storage)).all())
+        ]
+        points = {}
+        for name, contender in self.contenders.items():
+            own = own_point(contender, self.training)
+            points[name] = [*([own] if own else []), *best_points(runs, contender)]
+        return points
+
+    @property
+    def known(self) -> Known:
+        """The scores on record."""
+        return recorded(RecordStore(self.storage), self.plan_for)
+
+    def seed_runs_done(self) -> int:
+        """Return how many seed-runs are recorded already; runs nothing."""
+        studies = self.studies()
+        for study in studies:
+            advance(study, self.known)
+        return sum(len(racer.scores) for study in studies for racer in study.racers)
+
+
+def search(stage: Stage, plan: SearchPlan) -> list[Trial]:
     """Search every contender on the dev split; what is recorded already is not run again."""
-    studies = studies_of(contenders, config, training)
-    hours = config.time_budget_hours
-    deadline = None if hours is None else time.monotonic() + hours * _SECONDS_AN_HOUR
-    trials = len(studies) * config.concurrency
-    _play("search", studies, plan_for, session, resources, storage, trials, deadline)
-    return [Trial(racer, plan_for(racer.proposal)) for study in studies for racer in study.racers]
+    config = plan.config
+    if config.warm_start and read_points(plan.storage, plan.name) is None:
+        write_points(plan.storage, plan.name, plan.first_points())
+    with _journal(plan) as kept:
+        studies = plan.studies(kept)
+        hours = config.time_budget_hours
+        deadline = None if hours is None else time.monotonic() + hours * _SECONDS_AN_HOUR
+        trials = len(studies) * config.concurrency
+        _play(stage, "search", studies, plan.plan_for, trials, deadline)
+    return [
+        Trial(racer, plan.plan_for(racer.proposal)) for study in studies for racer in study.racers
+    ]
 
 
-def run_all(
-    session: Session,
-    plans: Sequence[RunPlan],
-    seeds: Sequence[int],
-    resources: ResourcesConfig,
-    storage: str,
-) -> None:
+@contextmanager
+def _journal(plan: SearchPlan) -> Iterator[optuna.storages.BaseStorage]:
+    """Yield the file in which a search can be watched: in its storage, if that is a folder."""
+    if "://" in plan.storage:
+        with tempfile.TemporaryDirectory(prefix="adapt_ray-") as folder:
+            yield journal(Path(folder) / f"{plan.name}.journal")
+    else:
+        yield journal(Path(plan.storage) / "search" / f"{plan.name}.journal")
+
+
+def run_all(stage: Stage, plans: Sequence[RunPlan], seeds: Sequence[int]) -> None:
     """Run plans over the same seeds, side by side; finished runs are skipped."""
     if plans:
         study = FixedRuns([plan.contender for plan in plans], seeds)
         plan_for: PlanFor = lambda proposal: plans[proposal.number]  # noqa: E731
-        _play(plans[0].phase, [study], plan_for, session, resources, storage, _VOICES)
+        _play(stage, plans[0].phase, [study], plan_for, _VOICES)
 
 
-def winners(trials: Sequence[Trial], contenders: Sequence[str]) -> list[Trial]:
-    """Return each contender's best configuration by mean dev macro-F1; ties go to the earlier.
+def winners(trials: Sequence[Trial], plan: SearchPlan) -> list[Trial]:
+    """Return what the final comparison runs: of each contender the best configuration.
 
-    Raises JobError for a contender of which no configuration ran all its seeds.
+    The best has the highest mean dev macro-F1, the earlier of equals. With several objectives all
+    that no other one beats in everything are best. Raises JobError for a contender of which no
+    configuration ran all its seeds.
     """
-    best: dict[str, Trial] = {}
-    for trial in trials:
-        name, mean = trial.proposal.contender, trial.racer.mean
-        if mean is not None:
-            rival = best.get(name)
-            if rival is None or mean > (rival.racer.mean or 0.0):
-                best[name] = trial
-    for name in contenders:
-        if name not in best:
+    best: list[Trial] = []
+    for name in plan.contenders:
+        whole = [t for t in trials if t.proposal.contender == name and t.racer.mean is not None]
+        if not whole:
             raise JobError(
                 f"{name}: no configuration finished; the same command tries again and goes on"
             )
-    return list(best.values())
-
-
-def studies_of(
-    contenders: Mapping[str, Contender], config: SearchConfig, training: TrainingConfig
-) -> list[ContenderStudy]:
-    """Return the contenders' studies before anything is known."""
-    studies = []
-    for name, contender in contenders.items():
-        own = own_point(contender, training)
-        studies.append(ContenderStudy(name, contender, config, first=[own] if own else []))
-    return studies
-
-
-def seed_runs_done(
-    contenders: Mapping[str, Contender],
-    config: SearchConfig,
-    training: TrainingConfig,
-    plan_for: PlanFor,
-    storage: str,
-) -> int:
-    """Return how many seed-runs of a search are recorded already; runs nothing."""
-    studies = studies_of(contenders, config, training)
-    known = recorded(RecordStore(storage), plan_for)
-    for study in studies:
-        advance(study, known)
-    return sum(len(racer.scores) for study in studies for racer in study.racers)
+        names = plan.config.objectives
+        points = [[objective(trial.racer.scores, each) for each in names] for trial in whole]
+        if len(names) > 1:
+            best += [whole[index] for index in pareto_front(points)]
+        else:
+            best.append(max(whole, key=lambda trial: trial.racer.mean or 0.0))
+    return best
 
 
 def _play(
+    stage: Stage,
     phase: str,
     studies: Sequence[Study],
     plan_for: PlanFor,
-    session: Session,
-    resources: ResourcesConfig,
-    storage: str,
     trials: int,
     deadline: float | None = None,
 ) -> None:
-    known = recorded(RecordStore(storage), plan_for)
+    """Play studies to their ends, ``trials`` configurations beside each other at most."""
+    known = recorded(RecordStore(stage.storage), plan_for)
     steps = [advance(study, known) for study in studies]
     if all(study.is_done for study in studies):
         return
     # Ray's own state of this launch: the records are what remains.
-    folder = f"{storage}/ray/{phase}-{uuid.uuid4().hex[:8]}"
+    folder = f"{stage.storage}/ray/{phase}-{uuid.uuid4().hex[:8]}"
     configurations = sum(study.wanted for study in studies)
+    seeds = max(study.seeds for study in studies)
+    task = plan_for(studies[0].racers[0].proposal).task
+    watching = callbacks(stage.watch, stage.storage, phase, task)
     with (
-        WorkerPool(session, resources, f"{folder}/groups") as pool,
-        SweepProgress(phase, configurations) as progress,
+        WorkerPool(stage.session, stage.resources, f"{folder}/groups") as pool,
+        SweepProgress(phase, configurations, seeds) as progress,
     ):
+        if pool.groups > trials * (1 if phase == "search" else seeds):
+            progress.note(
+                f"{pool.groups} runs fit side by side, and no more than {trials} at a time are "
+                "wanted; a higher --search.concurrency uses the rest"
+            )
         conductor = Conductor(pool, plan_for, known, progress, deadline)
         for study, step in zip(studies, steps, strict=True):
             conductor.take(study, step)
-        tune.Tuner(
-            _trainable(pool),
-            tune_config=tune.TuneConfig(
-                search_alg=conductor,
-                num_samples=configurations,
-                max_concurrent_trials=trials,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0),
-        ).fit()
+        try:
+            _tune(conductor, configurations, trials, pool, folder, watching)
+        except ray.exceptions.RayActorError as error:
+            raise JobError(
+                f"the process that hands out runs was lost ({last_line(error)}); the same command "
+                "goes on from the finished runs"
+            ) from None
     remove_folder(folder)
+
+
+def _tune(
+    conductor: Conductor,
+    configurations: int,
+    trials: int,
+    pool: WorkerPool,
+    folder: str,
+    watching: list[tune.Callback],
+) -> None:
+    tune.Tuner(
+        _trainable(pool),
+        tune_config=tune.TuneConfig(
+            search_alg=conductor,
+            num_samples=configurations,
+            max_concurrent_trials=trials,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=folder,
+            verbose=0,
+            callbacks=watching,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    ).fit()
 
 
 def _trainable(pool: WorkerPool) -> type[tune.Trainable]:

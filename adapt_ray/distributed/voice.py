@@ -15,7 +15,8 @@ METRIC = "mean_dev_macro_f1"  # of a configuration, over the seeds that are fini
 def speak(config: dict[str, Any], desk: Any) -> None:
     """Report every result of the configuration's channel, until nothing more will come.
 
-    ``config["known"]`` holds the scores that were recorded before. Raises RuntimeError, in the
+    ``config["known"]`` holds the scores that were recorded before. A trial that was killed tells
+    everything again: ``index`` says which result it is. Raises RuntimeError, in the
     end, when one of its runs could not be done.
     """
     scores: list[float] = list(config["known"])
@@ -27,7 +28,7 @@ def speak(config: dict[str, Any], desk: Any) -> None:
         else:
             scores.append(result["judged"])
         mean = sum(scores) / len(scores) if scores else 0.0
-        tune.report({**result, METRIC: mean, "seeds": len(scores)})
+        tune.report({**result, METRIC: mean, "seeds": len(scores), "index": index})
         index += 1
     if errors:
         raise RuntimeError(errors[0])

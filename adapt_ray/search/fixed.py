@@ -14,6 +14,11 @@ class FixedRuns:
         self._begun = self._handed_out = False
 
     @property
+    def seeds(self) -> int:
+        """Seeds of a configuration."""
+        return len(self._seeds)
+
+    @property
     def wanted(self) -> int:
         """Configurations in all."""
         return len(self.racers)

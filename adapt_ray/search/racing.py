@@ -25,6 +25,7 @@ from scipy import special
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
 _LEAST_SD = 1e-4  # of a score; equal scores would else have no spread to measure a lead with
 _REACH = 5.0  # standard deviations around the leader that the integral covers
@@ -50,12 +51,13 @@ class EmpiricalBayes:
     """Drops what will come out best over all seeds with too small a probability.
 
     The bound is ``threshold`` divided by the share of seeds that a configuration has left: strict
-    while little is known, as in O'Brien and Fleming's group-sequential tests. The configuration of
-    the highest predicted mean is never dropped. Nothing is dropped before some configuration has
-    run two seeds.
+    while little is known, as in O'Brien and Fleming's group-sequential tests. It is at most half of
+    an even share among those that can still win, so that equals are kept, however many there are.
+    The configuration of the highest predicted mean is never dropped. Nothing is dropped before some
+    configuration has run two seeds.
     """
 
-    threshold: float = 0.004
+    threshold: float = 0.006
     residual_weight: float = 4.0  # pseudo-observations that say: seeds have no common effect
     spread_weight: float = 2.0  # pseudo-observations that say: tau = sigma
     clip: float = 5.0  # standard deviations over seeds from which a score counts as an outlier
@@ -63,7 +65,11 @@ class EmpiricalBayes:
     def drops(self, scores: FloatArray, racing: BoolArray) -> BoolArray:
         """Return which of the racing configurations to drop now; see `Rule.drops`."""
         left = np.isnan(scores).mean(axis=-1)
-        return racing & (self.chances(scores, racing) * left < self.threshold)
+        finished = ~np.isnan(scores).any(axis=-1)
+        rivals = np.sum(racing, axis=-1) + finished.any(axis=-1)
+        even = 0.5 / np.maximum(rivals, 1)[..., None]
+        bound = np.minimum(self.threshold / np.where(racing, left, 1.0), even)
+        return np.asarray(racing & (self.chances(scores, racing) < bound))
 
     def chances(self, scores: FloatArray, racing: BoolArray) -> FloatArray:
         """Return the probability of the highest mean over all seeds [..., configurations].
@@ -74,12 +80,13 @@ class EmpiricalBayes:
         tame = _winsorised(scores, seen, self.clip)
         variances = _variances(tame, seen, self.residual_weight, self.spread_weight)
         future = _predict(scores, tame, seen, variances)
-        finished = seen.all(axis=-1)
-        mean = np.where(racing | finished, future.mean, -np.inf)
+        finished = np.asarray(seen.all(axis=-1))
+        begun = seen.any(axis=-1)
+        mean = np.where((racing & begun) | finished, future.mean, -np.inf)
         leader = np.argmax(mean, axis=-1)[..., None]
         sd = _sd_against(future, leader) * self._widening(variances.freedom)[..., None]
         chances = _best(future.mean, sd, racing, finished)
-        untold = ~seen.any(axis=-1) | (variances.contrasts == 0)[..., None]
+        untold = ~begun | (variances.contrasts == 0)[..., None]
         leads = np.arange(scores.shape[-2]) == leader
         return np.where((racing & untold) | leads, 1.0, chances)
 
@@ -97,7 +104,7 @@ class Variances:
     seed: FloatArray  # beta^2
     residual: FloatArray  # sigma^2
     freedom: FloatArray  # degrees of freedom behind sigma^2
-    contrasts: npt.NDArray[np.int64]  # independent differences between seeds that were seen
+    contrasts: IntArray  # independent differences between seeds that were seen
 
 
 @dataclass(frozen=True)
@@ -147,23 +154,25 @@ def _variances(
 
     The contrast of seed j is the score less the mean of the configuration's earlier seeds, scaled
     to variance beta^2 + sigma^2. It is independent of those earlier scores, so that dropping by
-    them biases nothing.
+    them biases nothing. Less what the configurations have in common in them, the contrasts add up
+    to the means that tell tau^2.
     """
-    before = np.cumsum(seen, axis=-1) - 1
+    before = np.maximum(np.cumsum(seen, axis=-1) - 1, 0)
     earlier = (np.cumsum(tame, axis=-1) - tame) / np.maximum(before, 1)
     held = seen & (before > 0)
-    scaled = (tame - earlier) * np.sqrt(before / (before + 1.0))
-    contrast = np.where(held, scaled, 0.0)
+    contrast = np.where(held, (tame - earlier) * np.sqrt(before / (before + 1.0)), 0.0)
     rows = held.sum(axis=-2)
     total = rows.sum(axis=-1)
-    means = contrast.sum(axis=-2) / np.maximum(rows, 1)
-    within = np.sum(np.where(held, contrast - means[..., None, :], 0.0) ** 2, axis=(-2, -1))
+    common = contrast.sum(axis=-2, keepdims=True) / np.maximum(rows, 1)[..., None, :]
+    own = np.where(held, contrast - common, 0.0)
     freedom = np.maximum(rows - 1, 0).sum(axis=-1)
     both = np.sum(contrast**2, axis=(-2, -1)) / np.maximum(total, 1)
+    within = np.sum(own**2, axis=(-2, -1))
     residual = (within + residual_weight * both) / (freedom + residual_weight)
     residual = np.maximum(residual, _LEAST_SD**2)
+    means = tame[..., 0] + np.sum(own / np.sqrt(np.maximum(before * (before + 1), 1)), axis=-1)
     return Variances(
-        configuration=_spread(tame, seen, residual, spread_weight),
+        configuration=_spread(means, seen.sum(axis=-1), residual, spread_weight),
         seed=np.maximum(both - residual, 0.0),
         residual=residual,
         freedom=np.clip(freedom + residual_weight, 1.0, np.maximum(total, 1.0)),
@@ -171,20 +180,15 @@ def _variances(
     )
 
 
-def _spread(tame: FloatArray, seen: BoolArray, residual: FloatArray, weight: float) -> FloatArray:
-    """Return tau^2: the variance of the configurations' means beyond what sigma^2 explains."""
-    count = seen.sum(axis=-1)
+def _spread(means: FloatArray, count: IntArray, residual: FloatArray, weight: float) -> FloatArray:
+    """Return tau^2: the variance of means over ``count`` seeds beyond what sigma^2 explains."""
     known = count > 0
-    seeds = seen.sum(axis=-2, keepdims=True)
-    centred = np.where(seen, tame - tame.sum(axis=-2, keepdims=True) / np.maximum(seeds, 1), 0.0)
-    means = centred.sum(axis=-1) / np.maximum(count, 1)
-    rows = known.sum(axis=-1)
-    middle = np.sum(means * known, axis=-1) / np.maximum(rows, 1)
+    rows = np.maximum(known.sum(axis=-1), 1)
+    middle = np.sum(means * known, axis=-1) / rows
     squares = np.sum(np.where(known, means - middle[..., None], 0.0) ** 2, axis=-1)
-    noise = residual * np.sum(known / np.maximum(count, 1), axis=-1) / np.maximum(rows, 1)
-    freedom = np.maximum(rows - 1, 0)
-    excess = np.maximum(squares - freedom * noise, 0.0)
-    return np.asarray((excess + weight * residual) / (freedom + weight))
+    noise = residual * np.sum(known / np.maximum(count, 1), axis=-1) / rows
+    excess = np.maximum(squares - (rows - 1) * noise, 0.0)
+    return np.asarray((excess + weight * residual) / (rows - 1 + weight))
 
 
 def _predict(scores: FloatArray, tame: FloatArray, seen: BoolArray, found: Variances) -> _Future:
@@ -233,17 +237,17 @@ def _covariance(
     precision /= residual[..., None, None]
     precision[..., diagonal, diagonal] += 1.0
     precision[..., 0, 0] += ~seen.any(axis=(-2, -1))  # a race without a run: anything will do
-    return np.linalg.inv(precision)
+    return np.asarray(np.linalg.inv(precision), np.float64)
 
 
-def _sd_against(future: _Future, leader: npt.NDArray[np.int64]) -> FloatArray:
+def _sd_against(future: _Future, leader: IntArray) -> FloatArray:
     """Return the standard deviation of every mean, with what theta adds to its lag on the leader.
 
     Configurations that have run the same seeds share theta's error.
     """
     step = future.gradient - np.take_along_axis(future.gradient, leader[..., None], -2)
     shared = np.sum(step @ future.covariance * step, axis=-1)
-    return np.sqrt(np.maximum(future.variance + shared, _LEAST_SD**2 / 100))
+    return np.asarray(np.sqrt(np.maximum(future.variance + shared, _LEAST_SD**2 / 100)))
 
 
 def _best(mean: FloatArray, sd: FloatArray, racing: BoolArray, finished: BoolArray) -> FloatArray:
@@ -253,14 +257,19 @@ def _best(mean: FloatArray, sd: FloatArray, racing: BoolArray, finished: BoolArr
     the integral over x of one's density at x times the probability that all others are below x.
     """
     floor = np.max(np.where(finished, mean, -np.inf), axis=-1)
-    top = np.max(np.where(racing | finished, mean, -np.inf), axis=-1)
+    # Only the racing ones, in front: in a long search they are few.
+    order = np.argsort(~racing, axis=-1, kind="stable")[..., : np.max(racing.sum(axis=-1))]
+    mu, s, runs = (np.take_along_axis(each, order, -1) for each in (mean, sd, racing))
+    top = np.maximum(floor, np.max(np.where(runs, mu, -np.inf), axis=-1, initial=-np.inf))
     top = np.where(np.isfinite(top), top, 0.0)
-    widest = _REACH * np.max(np.where(racing, sd, _LEAST_SD), axis=-1)
+    widest = _REACH * np.max(np.where(runs, s, _LEAST_SD), axis=-1, initial=_LEAST_SD)
     low, high = np.maximum(floor, top - widest), top + widest
     x = low[..., None] + (high - low)[..., None] * _NODES
-    z = (x[..., None, :] - mean[..., None]) / sd[..., None]
-    below = np.where(racing[..., None], special.log_ndtr(z), 0.0)
-    log_density = -0.5 * z**2 - np.log(sd * np.sqrt(2 * np.pi))[..., None]
+    z = (x[..., None, :] - mu[..., None]) / s[..., None]
+    below = np.where(runs[..., None], special.log_ndtr(z), 0.0)
+    log_density = -0.5 * z**2 - np.log(s * np.sqrt(2 * np.pi))[..., None]
     others = below.sum(axis=-2, keepdims=True) - below
-    chances = np.exp(log_density + others) @ _WEIGHTS * (high - low)[..., None]
+    found = np.exp(log_density + others) @ _WEIGHTS * (high - low)[..., None]
+    chances = np.zeros_like(mean)
+    np.put_along_axis(chances, order, found, -1)
     return np.where(racing, chances, 0.0)

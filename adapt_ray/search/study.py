@@ -60,6 +60,11 @@ class Study(Protocol):
     racers: list[Racer]
 
     @property
+    def seeds(self) -> int:
+        """Seeds of a configuration that runs them all."""
+        ...
+
+    @property
     def wanted(self) -> int:
         """Configurations in all."""
         ...
@@ -144,6 +149,11 @@ class ContenderStudy:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
 
     @property
+    def seeds(self) -> int:
+        """Seeds of a configuration that runs them all."""
+        return self._search.seeds
+
+    @property
     def wanted(self) -> int:
         """Configurations that the whole search tries."""
         if not self._space:
@@ -174,7 +184,7 @@ class ContenderStudy:
         """Yield the seed-runs that may begin now, each once: proposal and seed."""
         for racer in self._batch:
             if racer.fate == "racing":
-                for seed in range(self._round + 1 if self.races else self._search.seeds):
+                for seed in range(self._round + 1 if self.races else self.seeds):
                     run = racer.proposal.number, seed
                     if run not in self._handed_out:
                         self._handed_out.add(run)
@@ -197,7 +207,7 @@ class ContenderStudy:
 
     def matrix(self) -> npt.NDArray[np.float64]:
         """Return all scores [configurations, seeds], NaN where nothing ran or a run failed."""
-        found = np.full((len(self.racers), self._search.seeds), np.nan)
+        found = np.full((len(self.racers), self.seeds), np.nan)
         for row, racer in enumerate(self.racers):
             if racer.fate != "failed":
                 for seed, score in racer.scores.items():
@@ -219,7 +229,7 @@ class ContenderStudy:
         return min(lacking, default=0)
 
     def _first_open(self, racer: Racer) -> int:
-        return next(seed for seed in range(self._search.seeds) if seed not in racer.scores)
+        return next(seed for seed in range(self.seeds) if seed not in racer.scores)
 
     def _propose(self, number: int) -> Proposal:
         # A sampler seeded once would repeat its first proposals after a restart.
@@ -233,7 +243,7 @@ class ContenderStudy:
         """Decide what the scores decide: rounds, then the end of the batch."""
         racing = [racer for racer in self._batch if racer.fate == "racing"]
         for racer in racing:
-            if len(racer.scores) == self._search.seeds:
+            if len(racer.scores) == self.seeds:
                 racer.fate = "finished"
         if self.races and self._round_is_over(racing):
             self._drop()

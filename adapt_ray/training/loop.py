@@ -122,13 +122,15 @@ class _Training:
         self._best: dict[str, Tensor] = {}
         self._steps = total_steps(self.config, self.config.epochs, len(self.examples))
         self._focus = Focus(len(self.examples), self.world)
+        self._order_seed = self.config.stream_seed("data_order", self.seed)
 
     def run(self) -> list[Epoch]:
-        torch.manual_seed(seeding.derive(self.seed, "dropout", self.world.rank))
+        seed = self.config.stream_seed("dropout", self.seed)
+        torch.manual_seed(seeding.derive(seed, "dropout", self.world.rank))
         self._resume()
         curve = self._progress.curve
         while not self._is_over():
-            self._draw = self._focus.draw(self.config, self.seed, len(curve) + 1)
+            self._draw = self._focus.draw(self.config, self._order_seed, len(curve) + 1)
             rows = self._draw.rows
             self._train_epoch(rows)
             self._end_epoch(rows)
@@ -150,7 +152,7 @@ class _Training:
         self._started = time.perf_counter()
         epoch = len(self._progress.curve) + 1
         lengths = self.examples.texts.base_lengths[rows]
-        batches = epoch_batches(lengths, self.config.batch_size, self.seed, epoch)
+        batches = epoch_batches(lengths, self.config.batch_size, self._order_seed, epoch)
         for batch in batches[self._progress.batches :]:
             self._step(rows[batch])
         self._progress.seconds += time.perf_counter() - self._started

@@ -68,6 +68,7 @@ class WarmUpPlan:
     model: ModelConfig
     new_rows_init: Literal["mean", "random"]
     precision: Literal["fp32", "bf16"]
+    seed: int = SEED  # of the head, of rows that start at random, and of the order of texts
 
     @property
     def stage(self) -> Stage:
@@ -76,7 +77,7 @@ class WarmUpPlan:
             "model": self.model.key(),
             "new_rows_init": self.new_rows_init,
             "training": self.training.key(),
-            "seed": SEED,
+            "seed": self.seed,
         }
         del config["model"]["name"]
         inputs = {
@@ -119,7 +120,7 @@ def warm_up(plan: WarmUpPlan) -> tuple[NewRows, Mapping[str, Any]]:
         logits = predict(engine, examples["dev"], world)
         return score(examples["dev"].labels, logits.argmax(1), len(corpus.label_names))
 
-    curve = train(model, engine, examples["train"], plan.training, SEED, world, evaluate)
+    curve = train(model, engine, examples["train"], plan.training, plan.seed, world, evaluate)
     assert model.embedding.new is not None
     return NewRows(model.embedding.new.detach().cpu().clone()), {
         "learning_rate": plan.training.learning_rate,
@@ -137,7 +138,7 @@ def _model(plan: WarmUpPlan, tokenizer: TaskTokenizer, n_classes: int) -> TaskCl
         len(tokenizer.openings),
         tokenizer.tokens.sequences,
         new_rows_init=plan.new_rows_init,
-        seed=seeding.derive(SEED, "initialisation"),
+        seed=seeding.derive(plan.seed, "initialisation"),
     )
     model.requires_grad_(False)
     model.head.requires_grad_(True)

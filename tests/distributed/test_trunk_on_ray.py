@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adapt_ray.artifacts import ArtifactStore
-from adapt_ray.config import AdaptConfig, ResourcesConfig
+from adapt_ray.config import AdaptConfig, ResourcesConfig, WatchConfig
 from adapt_ray.distributed import sweep
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.train import WorkerPool
@@ -55,7 +55,8 @@ def test_runs_share_what_ray_computed_and_equal_runs_without_it(
     found = [s[:n] for s, n in zip(states.batch(np.arange(40)), encoded.lengths, strict=True)]
     torch.testing.assert_close(torch.cat(found), expected)
 
-    sweep.run_all(session, [plan], [0, 1], ResourcesConfig(), plan.storage)
+    stage = sweep.Stage(session, ResourcesConfig(), plan.storage, WatchConfig())
+    sweep.run_all(stage, [plan], [0, 1])
     without = dataclasses.replace(
         plan, training=plan.training.model_copy(update={"trunk_cache": "off"})
     )
