@@ -7,10 +7,10 @@ python jobs/sweep.py --data.source corpus.csv --data.label_column topic --search
 from adapt_ray import cli
 from adapt_ray.artifacts import digest_json
 from adapt_ray.config import SweepJob
-from adapt_ray.distributed.compare import Comparison, Runs
+from adapt_ray.distributed.compare import Comparison
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import MissingError
-from adapt_ray.distributed.sweep import SearchPlan, search, winners
+from adapt_ray.distributed.sweep import Runs, SearchPlan, search, winners
 from adapt_ray.search.study import Proposal
 from adapt_ray.training.run import RunPlan
 
@@ -43,17 +43,18 @@ def sweep(job: SweepJob, dry_run: bool) -> None:
         with chain.timed("search"):
             trials = search(comparison.stage, plan)
         best = winners(trials, plan)
-        finals = [
+        chosen = [
             comparison.plan(trial.proposal.contender, trial.proposal.values, "final", test=True)
             for trial in best
         ]
-        plans = list({plan.configuration_id: plan for plan in finals}.values())
+        plans = list({plan.configuration_id: plan for plan in chosen}.values())
         seeds = range(FIRST_FINAL_SEED, FIRST_FINAL_SEED + job.search.final_seeds)
-        comparison.run(plans, seeds)
+        finals = [Runs(plan, seeds) for plan in plans]
+        comparison.run(finals)
         own = comparison.repeat_shared(plans, seeds) if job.repeat_shared else []
 
         searched = [Runs(trial.plan, range(job.search.seeds)) for trial in trials]
-        comparison.report([*searched, *(Runs(plan, seeds) for plan in plans), *own])
+        comparison.report([*searched, *finals, *own])
 
 
 def _to_do(job: SweepJob, comparison: Comparison, plan: SearchPlan) -> dict[str, str]:

@@ -5,7 +5,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -30,6 +29,7 @@ from adapt_ray.data.tasks import DEMO
 from adapt_ray.distributed import selections, sweep
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_as_text
+from adapt_ray.distributed.sweep import Runs
 from adapt_ray.distributed.train import unfinished
 from adapt_ray.distributed.watch import check_watch
 from adapt_ray.errors import JobError
@@ -49,14 +49,6 @@ from adapt_ray.tokenization.task_tokenizer import base_tokenizer
 from adapt_ray.training.run import RunPlan
 
 Settings = tuple[MethodConfig, TrainingConfig]
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The runs of one plan that a report is about."""
-
-    plan: RunPlan
-    seeds: Sequence[int]
 
 
 class Comparison:
@@ -99,21 +91,14 @@ class Comparison:
             name, method, training, self.job.sensitivity, phase=phase, test=test
         )
 
-    def run(self, plans: Sequence[RunPlan], seeds: Sequence[int]) -> None:
-        """Run plans over the same seeds, as many beside each other as fit.
+    def run(self, runs: Sequence[Runs]) -> None:
+        """Run plans over their seeds, as many beside each other as fit.
 
         Raises JobError when one of them did not finish.
         """
         with self.chain.timed("final comparison"):
-            sweep.run_all(self.stage, plans, seeds)
-        records = RecordStore(self.chain.storage)
-        for plan in plans:
-            lost = unfinished(records, plan, seeds)
-            if lost:
-                raise JobError(
-                    f"{plan.contender}: {len(lost)} of {len(seeds)} runs did not finish (seeds "
-                    f"{', '.join(map(str, lost))}); the same command tries them again"
-                )
+            sweep.run_all(self.stage, runs)
+        check_finished(self.chain.storage, runs)
 
     def repeat_shared(self, plans: Sequence[RunPlan], seeds: Sequence[int]) -> list[Runs]:
         """Run the best of some plans once more, what its runs share computed anew for every seed.
@@ -127,8 +112,7 @@ class Comparison:
             return []
         best = max(sharing, key=lambda plan: _judged(self.chain.storage, Runs(plan, seeds)))
         own = [Runs(self._own_stages(best, seed), [seed]) for seed in seeds]
-        for runs in own:
-            self.run([runs.plan], runs.seeds)
+        self.run(own)
         return own
 
     def _own_stages(self, plan: RunPlan, seed: int) -> RunPlan:
@@ -253,6 +237,18 @@ class Comparison:
         task, model = self.chain.corpus.name, self.job.model.name
         others = selections.of_other_tasks(records, task, model, modules)
         return selections.overlaps(modules, ours, others)
+
+
+def check_finished(storage: str, runs: Sequence[Runs]) -> None:
+    """Raise JobError when a run did not finish."""
+    records = RecordStore(storage)
+    for each in runs:
+        lost = unfinished(records, each.plan, each.seeds)
+        if lost:
+            raise JobError(
+                f"{each.plan.contender}: {len(lost)} of {len(each.seeds)} runs did not finish "
+                f"(seeds {', '.join(map(str, lost))}); the same command tries them again"
+            )
 
 
 def check_contenders(job: SweepJob | StabilityJob, model: ModelConfig) -> None:

@@ -1,7 +1,7 @@
 """A stability job over one or many combinations of corpus, model and settings.
 
 Each combination is a job of its own that goes on from what is recorded; the study checks all of
-them first, runs them in turn, and ends with one report.
+them first, prepares one after the other, runs all of them side by side, and ends with one report.
 """
 
 import shlex
@@ -16,16 +16,18 @@ from urllib.parse import quote
 from adapt_ray import cli, known
 from adapt_ray.config import ModelConfig, StabilityJob, absolute_storage
 from adapt_ray.contenders import settings
+from adapt_ray.distributed import sweep
 from adapt_ray.distributed.compare import (
     Comparison,
-    Runs,
     check_contenders,
+    check_finished,
     comparison_table,
     records_of,
     write_records_report,
 )
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import MissingError
+from adapt_ray.distributed.sweep import Runs
 from adapt_ray.distributed.train import unfinished
 from adapt_ray.errors import InputError, JobError
 from adapt_ray.estimates import Shape, run_flops, size_as_published, size_of
@@ -47,6 +49,15 @@ class Part:
     job: StabilityJob
     left_out: dict[str, str] = field(default_factory=dict)  # contenders, and why
     unchecked: list[str] = field(default_factory=list)  # what could not be, and why
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A combination that can run."""
+
+    part: Part
+    comparison: Comparison
+    runs: list[Runs]
 
 
 @dataclass(frozen=True)
@@ -86,29 +97,41 @@ class Study:
                     raise InputError(f"{part.label}: {error}" if part.label else error) from None
 
     def run(self) -> None:
-        """Run every combination in turn and report on all of them.
+        """Prepare every combination, run them all side by side, and report on each and on all.
 
         What fails is told and does not keep the others from running; JobError ends the job then.
         """
-        runs: list[RunRecord] = []
-        failures = []
         print("".join(f"{note}\n" for note in self._unchecked()), end="")
+        failures: dict[str, str] = {}
+        ready: list[Ready] = []
         for part in self.parts:
-            self._announce(part)
-            try:
-                runs += self._run(part)
-            except (InputError, JobError) as error:
-                if not self.several:
-                    raise
-                failures.append(f"{part.label}: {error}")
-                print(f"failed: {error}", file=sys.stderr)
+            with self._told(part, failures):
+                ready.append(self._prepare(part))
+        if ready:
+            sweep.run_all(ready[0].comparison.stage, [each for one in ready for each in one.runs])
+        for one in ready:
+            with self._told(one.part, failures):
+                self._finish(one)
         if self.several:
-            self._report(runs)
+            runs = (records_of(self.storage, one.runs) for one in ready)
+            self._report([record for records in runs for record in records])
         if failures:
+            label, error = next(iter(failures.items()))
             raise JobError(
                 f"{len(failures)} of {len(self.parts)} combinations did not finish; the same "
-                f"command goes on with them. The first: {failures[0]}"
+                f"command goes on with them. The first: {label}: {error}"
             )
+
+    @contextmanager
+    def _told(self, part: Part, failures: dict[str, str]) -> Iterator[None]:
+        """Note what fails in one of several combinations, and let the others go on."""
+        try:
+            yield
+        except (InputError, JobError) as error:
+            if not self.several:
+                raise
+            failures[part.label] = str(error)
+            print(f"failed: {part.label}: {error}", file=sys.stderr)
 
     def status(self) -> str:
         """Return what is to do, what is done, and about how long the rest takes; runs nothing."""
@@ -179,20 +202,31 @@ class Study:
         for name, reason in part.left_out.items():
             print(f"left out {name}: {reason}")
 
-    def _run(self, part: Part) -> list[RunRecord]:
+    def _prepare(self, part: Part) -> Ready:
+        """Compute what a combination's plans stand on, and make them."""
+        self._announce(part)
         comparison = Comparison(part.job, self.session, find_only=False)
         comparison.check()
         comparison.prepare()
-        plans = [comparison.plan(name, {}, "stability", test=True) for name in part.job.contenders]
-        runs = [Runs(plan, part.job.seeds) for plan in plans]
-        comparison.run(plans, part.job.seeds)
-        if part.job.repeat_shared:
-            runs += comparison.repeat_shared(plans, part.job.seeds)
+        runs = []
+        for name in part.job.contenders:
+            plan = comparison.plan(name, {}, "stability", test=True)
+            label = f"{part.label}: {name}" if self.several else name
+            runs.append(Runs(plan, part.job.seeds, label))
+        return Ready(part, comparison, runs)
+
+    def _finish(self, one: Ready) -> None:
+        """Report on a combination whose runs are done."""
+        job, runs = one.part.job, one.runs
+        check_finished(self.storage, runs)
+        if self.several:
+            print(f"\n== {one.part.label}")
+        if job.repeat_shared:
+            runs += one.comparison.repeat_shared([each.plan for each in runs], job.seeds)
         found = records_of(self.storage, runs)
-        comparison.report(runs, self._beside(found) if part.job.table else None)
-        if part.job.table:
+        one.comparison.report(runs, self._beside(found) if job.table else None)
+        if job.table:
             print(f"\n{beside.in_short(self._beside(found))}")
-        return found
 
     def _beside(self, runs: Sequence[RunRecord]) -> beside.Beside:
         assert self.job.table is not None

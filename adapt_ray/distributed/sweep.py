@@ -139,12 +139,26 @@ def _journal(plan: SearchPlan) -> Iterator[optuna.storages.BaseStorage]:
         yield journal(Path(plan.storage) / "search" / f"{plan.name}.journal")
 
 
-def run_all(stage: Stage, plans: Sequence[RunPlan], seeds: Sequence[int]) -> None:
-    """Run plans over the same seeds, side by side; finished runs are skipped."""
-    if plans:
-        study = FixedRuns([plan.contender for plan in plans], seeds)
-        plan_for: PlanFor = lambda proposal: plans[proposal.number]  # noqa: E731
-        _play(stage, plans[0].phase, [study], plan_for, _VOICES)
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one plan, and what to call them while they run."""
+
+    plan: RunPlan
+    seeds: Sequence[int]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, or else the contender."""
+        return self.label or self.plan.contender
+
+
+def run_all(stage: Stage, runs: Sequence[Runs]) -> None:
+    """Run plans over their seeds, side by side; finished runs are skipped."""
+    if runs:
+        study = FixedRuns([(each.name, each.seeds) for each in runs])
+        plan_for: PlanFor = lambda proposal: runs[proposal.number].plan  # noqa: E731
+        _play(stage, runs[0].plan.phase, [study], plan_for, _VOICES)
 
 
 def winners(trials: Sequence[Trial], plan: SearchPlan) -> list[Trial]:
@@ -187,7 +201,8 @@ def _play(
     folder = f"{stage.storage}/ray/{phase}-{uuid.uuid4().hex[:8]}"
     configurations = sum(study.wanted for study in studies)
     seeds = max(study.seeds for study in studies)
-    task = plan_for(studies[0].racers[0].proposal).task
+    tasks = {plan_for(racer.proposal).task for study in studies for racer in study.racers}
+    task = tasks.pop() if len(tasks) == 1 else "study"
     watching = callbacks(stage.watch, stage.storage, phase, task)
     with (
         WorkerPool(stage.session, stage.resources, f"{folder}/groups") as pool,

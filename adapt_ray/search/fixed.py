@@ -6,17 +6,18 @@ from adapt_ray.search.study import Proposal, Racer, Score
 
 
 class FixedRuns:
-    """Given configurations over given seeds; nothing is proposed and nothing dropped."""
+    """Given configurations, each over given seeds; nothing is proposed and nothing dropped."""
 
-    def __init__(self, names: Sequence[str], seeds: Sequence[int]) -> None:
-        self.racers = [Racer(Proposal(name, number, {})) for number, name in enumerate(names)]
-        self._seeds = seeds
+    def __init__(self, runs: Sequence[tuple[str, Sequence[int]]]) -> None:
+        """``runs``: name and seeds of each configuration."""
+        self.racers = [Racer(Proposal(name, n, {})) for n, (name, _) in enumerate(runs)]
+        self._seeds = [list(seeds) for _, seeds in runs]
         self._begun = self._handed_out = False
 
     @property
     def seeds(self) -> int:
-        """Seeds of a configuration."""
-        return len(self._seeds)
+        """Seeds of the configuration that has most."""
+        return max(map(len, self._seeds))
 
     @property
     def wanted(self) -> int:
@@ -35,18 +36,19 @@ class FixedRuns:
         return found
 
     def runs(self) -> Iterator[tuple[Proposal, int]]:
-        """Yield all runs, seed after seed, the first time."""
+        """Yield all runs, the configurations in turn, the first time."""
         if not self._handed_out:
             self._handed_out = True
-            for seed in self._seeds:
-                for racer in self.racers:
-                    yield racer.proposal, seed
+            for place in range(self.seeds):
+                for racer, seeds in zip(self.racers, self._seeds, strict=True):
+                    if place < len(seeds):
+                        yield racer.proposal, seeds[place]
 
     def tell(self, number: int, seed: int, score: Score) -> None:
         """Take the score of a run."""
         racer = self.racers[number]
         racer.scores[seed] = score
-        if racer.fate == "racing" and len(racer.scores) == len(self._seeds):
+        if racer.fate == "racing" and len(racer.scores) == len(self._seeds[number]):
             racer.fate = "finished"
 
     def fail(self, number: int) -> None:

@@ -74,7 +74,7 @@ class EmpiricalBayes:
     def chances(self, scores: FloatArray, racing: BoolArray) -> FloatArray:
         """Return the probability of the highest mean over all seeds [..., configurations].
 
-        It is 0 for what was dropped, and 1 for the leader and wherever nothing can be said yet.
+        It is 0 for what does not race, and 1 for the leader and where nothing can be said yet.
         """
         seen = ~np.isnan(scores)
         tame = _winsorised(scores, seen, self.clip)
@@ -87,7 +87,7 @@ class EmpiricalBayes:
         sd = _sd_against(future, leader) * self._widening(variances.freedom)[..., None]
         chances = _best(future.mean, sd, racing, finished)
         untold = ~begun | (variances.contrasts == 0)[..., None]
-        leads = np.arange(scores.shape[-2]) == leader
+        leads = (np.arange(scores.shape[-2]) == leader) & np.isfinite(mean)
         return np.where((racing & untold) | leads, 1.0, chances)
 
     def _widening(self, freedom: FloatArray) -> FloatArray:

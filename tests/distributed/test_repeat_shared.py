@@ -9,8 +9,9 @@ import pytest
 
 from adapt_ray.config import AdaptConfig, FullConfig, StabilityJob
 from adapt_ray.distributed import compare
-from adapt_ray.distributed.compare import Comparison, Runs
+from adapt_ray.distributed.compare import Comparison
 from adapt_ray.distributed.session import Session
+from adapt_ray.distributed.sweep import Runs
 from adapt_ray.training.run import RunPlan
 
 PlanFor = Callable[..., RunPlan]
@@ -41,7 +42,9 @@ def test_the_best_plan_that_shares_stages_runs_with_a_seed_for_each(
     monkeypatch.setattr(comparison.chain, "run_plan", run_plan)
     monkeypatch.setattr(compare, "_judged", judged)
     monkeypatch.setattr(
-        comparison, "run", lambda found, seeds: ran.append((found[0].contender, list(seeds)))
+        comparison,
+        "run",
+        lambda found: ran.extend((one.plan.contender, list(one.seeds)) for one in found),
     )
     own = comparison.repeat_shared(plans, SEEDS)
     assert [list(runs.seeds) for runs in own] == [[100], [101]]

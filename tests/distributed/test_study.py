@@ -1,13 +1,16 @@
 """What a study does around its runs; no Ray is started here."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from adapt_ray.config import StabilityJob, decode
+from adapt_ray.distributed import study as compared
+from adapt_ray.distributed import sweep
 from adapt_ray.distributed.session import Session
-from adapt_ray.distributed.study import Part, Study
+from adapt_ray.distributed.study import Part, Ready, Study
 from adapt_ray.errors import InputError, JobError
 from adapt_ray.measures import machine
 from adapt_ray.records import CURVES_SCHEMA, PREDICTIONS_SCHEMA, RecordStore, RunRecord
@@ -69,21 +72,36 @@ def record(model: str, seed: int, **changes: Any) -> RunRecord:
 def test_what_fails_is_told_and_the_others_run(
     study: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran, reported = [], []
+    ran: list[str] = []
+    played: list[object] = []
+    reported: list[RunRecord] = []
 
-    def run(self: Study, part: Part) -> list[RunRecord]:
-        ran.append(part.label)
+    def prepare(self: Study, part: Part) -> Ready:
+        ran.append(f"prepare {part.label}")
         if part.label == "32":
-            raise JobError("full: 1 of 4 runs did not finish")
-        return [record("x", 1)]
+            raise InputError("data.source does not exist")
+        comparison: Any = SimpleNamespace(stage="here")
+        return Ready(part, comparison, [part.label])  # type: ignore[list-item]
 
-    monkeypatch.setattr(Study, "_run", run)
+    def finish(self: Study, one: Ready) -> None:
+        ran.append(f"finish {one.part.label}")
+        if one.part.label == "64":
+            raise JobError("full: 1 of 4 runs did not finish")
+
+    monkeypatch.setattr(Study, "_prepare", prepare)
+    monkeypatch.setattr(Study, "_finish", finish)
     monkeypatch.setattr(Study, "_report", lambda self, runs: reported.extend(runs))
-    with pytest.raises(JobError, match=r"1 of 2 combinations did not finish.* The first: 32: full"):
-        study(dry_run=False).run()
-    assert ran == ["32", "64"]
-    assert len(reported) == 1
-    assert "failed: full: 1 of 4 runs" in capsys.readouterr().err
+    monkeypatch.setattr(sweep, "run_all", lambda stage, runs: played.append((stage, runs)))
+    monkeypatch.setattr(compared, "records_of", lambda storage, runs: [record(r, 1) for r in runs])
+    with pytest.raises(JobError, match=r"2 of 3 combinations did not finish.* The first: 32: data"):
+        study(dry_run=False, across={"model.max_tokens": [32, 64, 96]}).run()
+    assert ran == ["prepare 32", "prepare 64", "prepare 96", "finish 64", "finish 96"]
+    assert played == [("here", ["64", "96"])]
+    # What is finished of a combination that failed is reported too.
+    assert [run.model for run in reported] == ["64", "96"]
+    told = capsys.readouterr().err
+    assert "failed: 32: data.source" in told
+    assert "failed: 64: full: 1 of 4 runs" in told
 
 
 def test_recorded_runs_of_this_machine_tell_the_hours(

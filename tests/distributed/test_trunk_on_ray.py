@@ -56,7 +56,7 @@ def test_runs_share_what_ray_computed_and_equal_runs_without_it(
     torch.testing.assert_close(torch.cat(found), expected)
 
     stage = sweep.Stage(session, ResourcesConfig(), plan.storage, WatchConfig())
-    sweep.run_all(stage, [plan], [0, 1])
+    sweep.run_all(stage, [sweep.Runs(plan, [0, 1])])
     without = dataclasses.replace(
         plan, training=plan.training.model_copy(update={"trunk_cache": "off"})
     )

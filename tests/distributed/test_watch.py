@@ -27,7 +27,7 @@ def test_what_is_not_installed_is_refused_before_anything_starts(
 
 
 def test_tensorboard_files_lie_in_the_storage_and_a_successor_adds_to_them(tmp_path: Path) -> None:
-    for launch in range(2):
+    for _ in range(2):
         [writer] = watch.callbacks(WatchConfig(), str(tmp_path), "search", "demo")
         trial = Trial()
         writer.log_trial_start(trial)  # type: ignore[attr-defined]

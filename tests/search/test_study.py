@@ -279,10 +279,10 @@ def test_a_score_that_comes_twice_counts_once() -> None:
 
 
 def test_fixed_runs_all_run_seed_by_seed() -> None:
-    study = FixedRuns(["a", "b"], [100, 101, 102])
+    study = FixedRuns([("a", [100, 101]), ("b", [100, 101, 102])])
     step = advance(study, lambda p, seed: Score(0.5) if (p.number, seed) == (0, 101) else None)
     order = [(proposal.contender, seed) for proposal, seed in step.runs]
-    assert order == [("a", 100), ("b", 100), ("b", 101), ("a", 102), ("b", 102)]
+    assert order == [("a", 100), ("b", 100), ("b", 101), ("b", 102)]
     for proposal, seed in step.runs:
         study.tell(proposal.number, seed, Score(0.6))
     assert study.is_done
