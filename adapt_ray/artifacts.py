@@ -120,20 +120,32 @@ class ArtifactStore:
         path = self._folder(stage) / MANIFEST
         if self._fs.get_file_info(str(path)).type != pafs.FileType.File:
             return None
-        with self._fs.open_input_stream(str(path)) as stream:
-            text = stream.read()
-        try:
-            manifest = Manifest(**json.loads(text))
-        except (ValueError, TypeError):
-            raise InputError(
-                f"artifact manifest {path} is damaged; {_remedy(path.parent)}"
-            ) from None
+        manifest = self._manifest(path)
         if (manifest.stage, manifest.key) != (stage.name, stage.key):
             raise InputError(
                 f"artifact manifest {path} belongs to {manifest.stage}/{manifest.key}; "
                 f"{_remedy(path.parent)}"
             )
         return manifest
+
+    def manifests(self, stage: str) -> list[Manifest]:
+        """Return the manifests of a stage's finished artifacts, by the time they were finished."""
+        selector = pafs.FileSelector(
+            str(self._base / _plain(stage)), allow_not_found=True, recursive=True
+        )
+        found = [i for i in self._fs.get_file_info(selector) if i.base_name == MANIFEST]
+        found.sort(key=lambda info: (info.mtime_ns or 0, info.path))
+        return [self._manifest(PurePosixPath(info.path)) for info in found]
+
+    def _manifest(self, path: PurePosixPath) -> Manifest:
+        with self._fs.open_input_stream(str(path)) as stream:
+            text = stream.read()
+        try:
+            return Manifest(**json.loads(text))
+        except (ValueError, TypeError):
+            raise InputError(
+                f"artifact manifest {path} is damaged; {_remedy(path.parent)}"
+            ) from None
 
     def load(self, kind: type[T], manifest: Manifest) -> T:
         """Read an artifact after checking every file's digest.

@@ -137,3 +137,15 @@ def test_names_that_leave_the_folder_are_refused(store: ArtifactStore, name: str
 def test_an_unknown_storage_scheme_is_an_error(root: str) -> None:
     with pytest.raises(InputError, match="cannot be opened"):
         ArtifactStore(root)
+
+
+def test_finished_artifacts_of_a_stage_are_listed(store: ArtifactStore) -> None:
+    assert store.manifests("texts") == []
+    published = [
+        store.publish(Stage("texts", 1, {"size": size}, {}), Text("a"), {}) for size in (1, 2, 3)
+    ]
+    store.publish(Stage("other", 1, {}, {}), Text("b"), {})
+    store.begin(Stage("texts", 1, {"size": 4}, {}))  # not sealed
+    assert store.manifests("texts") == published
+    with pytest.raises(InputError, match="leaves the artifact's folder"):
+        store.manifests("../texts")

@@ -5,8 +5,9 @@ Every sentence holds what the records show and says where they show nothing.
 
 from collections.abc import Sequence
 
-from adapt_ray.report import statistics
+from adapt_ray.report import statistics, variance
 from adapt_ray.report.groups import (
+    OWN_STAGES,
     Arm,
     Configuration,
     Study,
@@ -14,9 +15,9 @@ from adapt_ray.report.groups import (
     configurations,
     failed,
     final_arms,
-    paired_scores,
     reference_arm,
     relative_cost,
+    spread_scores,
 )
 from adapt_ray.report.wording import (
     escape,
@@ -26,7 +27,7 @@ from adapt_ray.report.wording import (
     p_value,
     score,
     seconds,
-    setting,
+    settings_text,
     signed,
     spread,
 )
@@ -37,14 +38,15 @@ _SIGNIFICANT = 1 - statistics.CONFIDENCE
 def answer(study: Study) -> list[str]:
     """Return the sentences that answer the study's question, as Markdown."""
     arms = final_arms(study.runs)
-    scored = [arm for arm in arms if arm.values]
+    scored = [arm for arm in arms if arm.values and not arm.own_stages]
     if not scored:
         return [*_without_scores(arms), *_search_only(configurations(study.runs))]
     winner, others = scored[0], scored[1:]
     reference = reference_arm(scored)
-    sentences = [_lead(winner, others)]
+    sentences = [_lead(winner, others) + _searched(winner, configurations(study.runs))]
     sentences += [_margin(winner, other, others) for other in _rivals(others, reference)]
     sentences += _stability(winner, others, reference)
+    sentences += _own_stages(arms)
     sentences.append(_cost(winner, others, reference))
     lost = [run for arm in arms for run in arm.runs if failed(run)]
     if lost:
@@ -63,9 +65,14 @@ def limits(study: Study) -> list[str]:
             bool(runs)
         ),
         _too_few_seeds(arms): True,
-        "Runs share one token set and one sensitivity map where their method uses them, so the "
-        "spread over seeds leaves out how much those two would vary.": (
+        "Runs share one token set, one sensitivity map and one warm-up where their method uses "
+        "them, so the spread over seeds leaves out how much those would vary.": (
             any(run.token_set_digest or run.selection_json for run in runs)
+            and not any(arm.own_stages for arm in arms)
+        ),
+        "All runs share one token set, so no spread holds how much that would vary with other "
+        "training texts.": (
+            any(run.token_set_digest for run in runs) and any(arm.own_stages for arm in arms)
         ),
         f"Means leave out {_count(missing, 'run')} without a test score; the column of failed "
         "runs counts what ended early.": missing > 0,
@@ -87,12 +94,12 @@ def limits(study: Study) -> list[str]:
 def _too_few_seeds(arms: Sequence[Arm]) -> str:
     """Return what the arm with the fewest seeds cannot say of variances; empty with enough."""
     fewest = min((len(arm.values) for arm in arms), default=0)
-    needed = statistics.seeds_for_halving()
-    if not 0 < fewest < needed:
+    needed = variance.seeds_needed()
+    if needed is None or not 0 < fewest < needed:
         return ""
     return (
         f"{_count(fewest, 'seed')} of a method cannot tell one variance from half of it: that "
-        f"takes about {needed} (two-sided F test at 5%, power {statistics.WANTED_POWER}). A ratio "
+        f"takes about {needed} (two-sided F test at 5%, power {variance.WANTED_POWER}). A ratio "
         "whose interval includes 1 shows neither a difference nor its absence."
     )
 
@@ -127,6 +134,16 @@ def _lead(winner: Arm, others: Sequence[Arm]) -> str:
             "test scores, so nothing is compared."
         )
     return f"{_name(winner.label)} has the best mean {mean}{between}."
+
+
+def _searched(winner: Arm, found: Sequence[Configuration]) -> str:
+    """Say which of the searched configurations the winner is; nothing where none was searched."""
+    own = [one for one in found if one.contender == winner.runs[0].contender]
+    chosen = [one for one in own if one.chosen]
+    if len(chosen) != 1 or not chosen[0].settings:
+        return ""
+    values = escape(settings_text(chosen[0].settings))
+    return f" It is the one of {len(own)} searched configurations with {values}."
 
 
 def _rivals(others: Sequence[Arm], reference: Arm | None) -> list[Arm]:
@@ -166,10 +183,28 @@ def _stability(winner: Arm, others: Sequence[Arm], reference: Arm | None) -> lis
     if not others:
         return []
     base = reference if reference is not None and reference is not winner else others[0]
-    text = statistics.variance_sentence(winner.label, winner.values, base.label, base.values)
-    paired = statistics.pitman_morgan(*paired_scores(winner, base))
-    test = "" if paired is None else f" Paired by seed (Pitman-Morgan): p {p_value(paired)}."
+    ours, theirs, paired = spread_scores(winner, base)
+    text = variance.variance_sentence(winner.label, ours, base.label, theirs, paired=paired)
+    p = variance.pitman_morgan(ours, theirs) if paired else None
+    test = "" if p is None else f" Paired by seed (Pitman-Morgan): p {p_value(p)}."
     return [f"Stability: {escape(text)}.{test}"]
+
+
+def _own_stages(arms: Sequence[Arm]) -> list[str]:
+    """Return how the spread changes where every seed has a map and a warm-up of its own."""
+    found = []
+    for own in (arm for arm in arms if arm.own_stages and arm.values):
+        name = own.runs[0].contender.removesuffix(OWN_STAGES)
+        shared = next((arm for arm in arms if arm.runs[0].contender == name and arm.values), None)
+        if shared is not None:
+            ours, theirs, paired = spread_scores(own, shared)
+            ratio = variance.variance_sentence(own.label, ours, shared.label, theirs, paired=paired)
+            found.append(
+                f"With sensitivity map and warm-up computed anew for every seed, {_name(name)} "
+                f"scores {spread(own.estimate)}; with shared ones {spread(shared.estimate)}: "
+                f"{escape(ratio)}."
+            )
+    return found
 
 
 def _cost(winner: Arm, others: Sequence[Arm], reference: Arm | None) -> str:
@@ -205,7 +240,5 @@ def _interval(estimate: statistics.Estimate) -> str:
 
 
 def _with_settings(found: Configuration) -> str:
-    values = ", ".join(
-        f"{name.rpartition('.')[2]} {setting(value)}" for name, value in found.settings.items()
-    )
+    values = settings_text(found.settings)
     return f", with {escape(values)}" if values else ""

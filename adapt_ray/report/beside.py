@@ -15,7 +15,7 @@ from typing import Any
 from adapt_ray import known
 from adapt_ray.config import TableName
 from adapt_ray.records import RunRecord
-from adapt_ray.report import statistics
+from adapt_ray.report import statistics, variance
 from adapt_ray.report.groups import Arm, final_arms, mean, paired_scores, studies
 from adapt_ray.report.published import TASKS, Cell, PublishedTable, model_of, published, task_of
 from adapt_ray.report.tables import Table, markdown
@@ -31,6 +31,7 @@ from adapt_ray.report.wording import (
 )
 
 FILE = "published.md"
+PAGE = "published.html"
 _NOT_RUN = "not run"
 _SAME_ROWS = 0.1  # of the paper's training rows: copies that differ by more are other data
 _SAME_FRACTION = 0.04
@@ -349,13 +350,13 @@ def _stability(table: PublishedTable, ours: Sequence[_Ours]) -> tuple[tuple[str,
 def _variance(one: _Ours, ours: Sequence[_Ours]) -> tuple[str, ...]:
     """Return seeds, variance and its interval, ratio to full finetuning and its interval."""
     values = one.arm.values
-    variance, bounds = statistics.sample_variance(values), statistics.variance_interval(values)
+    found, bounds = variance.sample_variance(values), variance.variance_interval(values)
     full = _full_of(one, ours)
-    ratio = statistics.variance_ratio(values, full.arm.values) if full else None
+    ratio = variance.variance_ratio(values, full.arm.values) if full else None
     compared = ratio is not None and ratio.ratio is not None and full is not one
     return (
         str(len(values)),
-        MISSING if variance is None else _figures(_POINTS * variance),
+        MISSING if found is None else _figures(_POINTS * found),
         " to ".join(_figures(_POINTS * bound) for bound in bounds) if bounds else MISSING,
         multiple(ratio.ratio) if ratio and compared else MISSING,
         f"{multiple(ratio.low)} to {multiple(ratio.high)}" if ratio and compared else MISSING,

@@ -1,4 +1,4 @@
-"""The written report: Markdown with figures beside it, the answer first.
+"""The written report: Markdown with figures beside it, and one HTML page, the answer first.
 
 It is made from records alone, whatever state they are in: one contender, one seed, failed runs, a
 search without a final comparison. What the records cannot show is said, not left out. Every text
@@ -13,17 +13,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from matplotlib.figure import Figure
 
 from adapt_ray.artifacts import write_whole
 from adapt_ray.data.leaks import Leaks
 from adapt_ray.records import RunRecord, run_records
-from adapt_ray.report import beside, figures, tables
+from adapt_ray.report import beside, evidence, figures, page, tables, variance
 from adapt_ray.report.answer import answer, limits
 from adapt_ray.report.beside import Beside
 from adapt_ray.report.groups import (
     Study,
-    configurations,
     failed,
     final_arms,
     reference_arm,
@@ -31,13 +29,17 @@ from adapt_ray.report.groups import (
     trained,
 )
 from adapt_ray.report.prompting import prompting
+from adapt_ray.report.rows import Answers
+from adapt_ray.report.searched import search
 from adapt_ray.report.selections import OverlapRow, SelectionMap
 from adapt_ray.report.sizes import TaskSizes, task_sizes
 from adapt_ray.report.tables import Table, markdown
 from adapt_ray.report.tokens import HTML, MARKDOWN, TokenReport, write_token_report
 from adapt_ray.report.wording import MISSING, escape
+from adapt_ray.report.writer import Writer
 
 FILE = "report.md"
+PAGE = "report.html"
 _MOST_TOKENS = 30
 _MOST_FAILURES = 20
 
@@ -77,12 +79,15 @@ class Context:
     overlaps: Sequence[OverlapRow] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)  # what it is -> its key
     published: Beside | None = None  # written beside the report
+    answers: Mapping[str, Answers] = field(default_factory=dict)  # test predictions, by run_id
 
 
 def write_report(
     folder: Path, records: pa.Table, curves: Mapping[str, pa.Table], context: Context
 ) -> Path:
-    """Write ``report.md`` and its figures into a folder; return the path of ``report.md``.
+    """Write ``report.md`` with its figures, and ``report.html``, into a folder.
+
+    Returns the path of ``report.md``. The page holds its figures and needs no other file.
 
     ``records`` has RUN_SCHEMA; ``curves`` maps a run_id to a table with CURVES_SCHEMA. The text is
     written last, so that a reader who sees it finds every figure it shows.
@@ -90,6 +95,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     runs = run_records(records)
     found = studies(trained(runs))
+    drawings: dict[str, bytes] = {}
     blocks = [f"# {escape(context.title)}", *_opening(found, context)]
     if context.published is not None:
         link = f"[{escape(context.published.title)}: published and ours]({beside.FILE})"
@@ -97,40 +103,36 @@ def write_report(
     for number, study in enumerate(found, 1):
         several = len(found) > 1
         heading = f": {escape(study.label)}" if several else ""
-        writer = _Writer(folder, heading, f"-{number}" if several else "")
+        writer = Writer(folder, drawings, heading, f"-{number}" if several else "")
         blocks += _final(writer, study, curves)
-        blocks += _search(writer, study, curves)
+        blocks += evidence.other_rows(writer, study, context.answers)
+        blocks += search(writer, study, curves)
+        blocks += [
+            writer.heading("What all runs took"),
+            "Training alone, without evaluation and without what runs share.",
+            markdown(tables.spent(study.runs)),
+        ]
         blocks += _failures(writer, study)
-    blocks += _sizes(folder, task_sizes(trained(runs)))
+    blocks += evidence.across_tasks(Writer(folder, drawings), found)
+    blocks += evidence.spread_sources(Writer(folder, drawings), trained(runs), context.answers)
+    blocks += _sizes(Writer(folder, drawings), task_sizes(trained(runs)))
     blocks += _prompting(runs)
     if context.token_report is not None:
         write_token_report(folder, context.token_report)
     if context.published is not None:
-        text = beside.as_markdown(context.published)
-        write_whole(pafs.LocalFileSystem(), str((folder / beside.FILE).absolute()), text.encode())
-    blocks += _inputs(_Writer(folder, "", ""), context)
+        published = beside.as_markdown(context.published)
+        _write(folder / beside.FILE, published)
+        _write(folder / beside.PAGE, page.as_page(published, {}, {}))
+    blocks += _inputs(Writer(folder, drawings), context)
     blocks += _provenance(runs, context)
-    path = folder / FILE
-    write_whole(pafs.LocalFileSystem(), str(path.absolute()), ("\n\n".join(blocks) + "\n").encode())
-    return path
+    text = "\n\n".join(blocks) + "\n"
+    _write(folder / PAGE, page.as_page(text, drawings, {beside.FILE: beside.PAGE}))
+    _write(folder / FILE, text)
+    return folder / FILE
 
 
-@dataclass(frozen=True)
-class _Writer:
-    """Where one study's figures go and what its headings end in."""
-
-    folder: Path
-    heading_end: str
-    file_end: str
-
-    def heading(self, text: str) -> str:
-        return f"## {text}{self.heading_end}"
-
-    def figure(self, figure: Figure, name: str, caption: str) -> str:
-        """Save a figure and return the Markdown that shows it."""
-        file = f"{name}{self.file_end}.png"
-        figures.save(figure, self.folder / file)
-        return f"![{caption}]({file})"
+def _write(path: Path, text: str) -> None:
+    write_whole(pafs.LocalFileSystem(), str(path.absolute()), text.encode())
 
 
 def _opening(found: Sequence[Study], context: Context) -> list[str]:
@@ -152,7 +154,7 @@ def _opening(found: Sequence[Study], context: Context) -> list[str]:
     return blocks
 
 
-def _final(writer: _Writer, study: Study, curves: Mapping[str, pa.Table]) -> list[str]:
+def _final(writer: Writer, study: Study, curves: Mapping[str, pa.Table]) -> list[str]:
     arms = final_arms(study.runs)
     scored = [arm for arm in arms if arm.values]
     if not arms:
@@ -166,9 +168,13 @@ def _final(writer: _Writer, study: Study, curves: Mapping[str, pa.Table]) -> lis
             markdown(tables.differences(scored[0], scored[1:])),
             writer.heading("Variance over seeds"),
             markdown(tables.variances(scored, reference_arm(scored) or scored[0])),
-            "The F interval and Brown-Forsythe take the samples as independent; Pitman-Morgan "
-            "uses that the same seeds ran in both. These p values are not corrected for their "
-            "number. One point is 0.01 of macro-F1.",
+            "The bootstrap interval (of the log ratio, studentised, pairs of seeds drawn together) "
+            "is the one that keeps its promise for skewed scores too, at the price of its width. "
+            "The F interval, Bartlett and the chances to notice a halving (F test at 5%, power "
+            f"{variance.WANTED_POWER} for the seeds needed) hold for independent normal samples, "
+            "Brown-Forsythe for independent ones; Pitman-Morgan uses that the same seeds ran in "
+            "both. These p values are not corrected for their number. One point is 0.01 of "
+            "macro-F1.",
         ]
     blocks += [writer.heading("Cost"), markdown(tables.costs(arms))]
     if any(arm.flops is not None or arm.train_seconds is not None for arm in scored):
@@ -183,40 +189,13 @@ def _final(writer: _Writer, study: Study, curves: Mapping[str, pa.Table]) -> lis
     return blocks
 
 
-def _search(writer: _Writer, study: Study, curves: Mapping[str, pa.Table]) -> list[str]:
-    found = configurations(study.runs)
-    if not found:
-        return []
-    blocks = [
-        writer.heading("Search"),
-        "Judged on the dev split alone. Configurations that the race dropped rank below those "
-        "that ran all their seeds.",
-        markdown(tables.search(study.runs)),
-    ]
-    figure = figures.search_scores(found)
-    if figure is not None:
-        blocks.append(writer.figure(figure, "search", "Dev score by searched value"))
-    for number, contender in enumerate(dict.fromkeys(one.contender for one in found), 1):
-        by_rank = {
-            f"rank {one.rank}": [curves[run.run_id] for run in one.runs if run.run_id in curves]
-            for one in found
-            if one.contender == contender
-        }
-        if any(map(len, by_rank.values())):
-            drawn = figures.learning_curves({k: v for k, v in by_rank.items() if v})
-            caption = f"Learning curves of the search for {escape(contender)}"
-            blocks.append(writer.figure(drawn, f"search-curves-{number}", caption))
-    return blocks
-
-
-def _sizes(folder: Path, found: Sequence[TaskSizes]) -> list[str]:
+def _sizes(writer: Writer, found: Sequence[TaskSizes]) -> list[str]:
     """Return the sections on tasks that ran in several sizes."""
     blocks = []
     drawn = [(sizes.task, lines) for sizes in found for lines in sizes.curves]
     for sizes in found:
-        writer = _Writer(folder, f": {escape(sizes.task)}", "")
         blocks += [
-            writer.heading("Scores by training rows"),
+            f"{writer.heading('Scores by training rows')}: {escape(sizes.task)}",
             "A line joins sizes that share one test split; other splits only stand in the table. "
             "Repeats of oversampling are not counted as rows.",
             markdown(tables.sizes(sizes.lines)),
@@ -242,7 +221,7 @@ def _prompting(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def _failures(writer: _Writer, study: Study) -> list[str]:
+def _failures(writer: Writer, study: Study) -> list[str]:
     lost = [run for run in study.runs if failed(run)]
     if not lost:
         return []
@@ -263,7 +242,7 @@ def _fate(run: RunRecord) -> str:
     return run.status if run.status != "ok" else "at the majority baseline"
 
 
-def _inputs(writer: _Writer, context: Context) -> list[str]:
+def _inputs(writer: Writer, context: Context) -> list[str]:
     """Return the sections on leaks, task tokens, planted phrases and sensitivity."""
     blocks = []
     if context.leaks.pairs:
@@ -275,6 +254,8 @@ def _inputs(writer: _Writer, context: Context) -> list[str]:
             f"Every token, by kind and with the class it points to: [as a page]({HTML}), [as "
             f"Markdown]({MARKDOWN})."
         )
+        figure = figures.token_map(context.token_report)
+        blocks.append(writer.figure(figure, "tokens", "Task tokens by support and perplexity"))
     if context.planted:
         hits = sum(row.found for row in context.planted)
         rows = tuple(
@@ -297,7 +278,7 @@ def _inputs(writer: _Writer, context: Context) -> list[str]:
     return blocks
 
 
-def _selection_blocks(writer: _Writer, context: Context) -> list[str]:
+def _selection_blocks(writer: Writer, context: Context) -> list[str]:
     blocks = [
         "Operations are those of one training step over full finetuning's, by the sizes of the "
         "modules; the table of costs shows what was counted.",

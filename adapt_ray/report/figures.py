@@ -3,63 +3,62 @@
 Every function takes grouped data and returns a Figure; nothing is kept in global state.
 """
 
-import io
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.fs as pafs
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 
-from adapt_ray.artifacts import write_whole
-from adapt_ray.report.groups import Arm, Configuration
+from adapt_ray.report.drawing import (
+    COLOURS,
+    LOG_FROM,
+    apart,
+    explain,
+    legend,
+    plain,
+    spread_out,
+    styles_of,
+    tidy,
+)
+from adapt_ray.report.groups import Arm
 from adapt_ray.report.selections import SelectionMap
 from adapt_ray.report.sizes import SizeLine
-
-# Okabe and Ito's palette, its yellow left out because it is too pale for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-DPI = 150
-_LONGEST_LABEL = 32
-_MOST_TICKS = 6
-_WIDEST_TICK = 5  # characters
-_LOG_FROM = 20.0  # values that span more than this factor get a logarithmic scale
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; a reader sees the old file or the whole new one."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    write_whole(pafs.LocalFileSystem(), str(path.absolute()), buffer.getvalue())
+from adapt_ray.report.tokens import TokenFacts, TokenReport, points_to
 
 
 def final_scores(arms: Sequence[Arm]) -> Figure:
     """Draw every run's test macro-F1, with each arm's mean and its 95% interval, best on top."""
     figure = Figure(figsize=(7, 1.2 + 0.55 * len(arms)), layout="constrained")
     axes = figure.subplots()
-    styles = _styles([arm.label for arm in arms])
+    styles = styles_of([arm.label for arm in arms])
     for row, arm in enumerate(arms):
         estimate, (colour, marker) = arm.estimate, styles[arm.label]
-        offsets = row + 0.22 * _spread_out(arm.values)
+        offsets = row + 0.22 * spread_out(arm.values)
         axes.scatter(arm.values, offsets, s=26, color=colour, marker=marker, alpha=0.55, lw=0)
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [row, row], color="black", lw=1.6, zorder=3)
         if estimate.mean is not None:
             axes.plot(estimate.mean, row, "|", color="black", ms=16, mew=2, zorder=3)
-    axes.set_yticks(range(len(arms)), [_text(arm.label) for arm in arms])
+    axes.set_yticks(range(len(arms)), [plain(arm.label) for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlabel("test macro-F1")
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    _explain(figure, "one point a seed; black: mean and its 95% interval")
-    _tidy(axes, "x")
+    explain(figure, "one point a seed; black: mean and its 95% interval")
+    tidy(axes, "x")
     return figure
 
 
@@ -72,8 +71,8 @@ def cost_against_score(arms: Sequence[Arm]) -> Figure:
     left.set_xlabel("training operations of a run (10¹² FLOP)")
     right.set_xlabel("training time of a run (s)")
     left.set_ylabel("test macro-F1")
-    _explain(figure, "mean over seeds and its 95% interval; top left is best")
-    _legend(figure, left)
+    explain(figure, "mean over seeds and its 95% interval; top left is best")
+    legend(figure, left)
     return figure
 
 
@@ -84,16 +83,16 @@ def learning_curves(curves: Mapping[str, Sequence[pa.Table]]) -> Figure:
     """
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     panels = list(figure.subplots(2, 2).flat)
-    styles = _styles(list(curves))
+    styles = styles_of(list(curves))
     for axes, (column, name) in zip(panels, _CURVES.items(), strict=True):
         for label, tables in curves.items():
             _band(axes, label, tables, column, *styles[label])
         axes.set_ylabel(name)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        _tidy(axes, "both")
-    _explain(figure, "line: mean over seeds; band: lowest to highest")
-    _legend(figure, panels[0])
+        tidy(axes, "both")
+    explain(figure, "line: mean over seeds; band: lowest to highest")
+    legend(figure, panels[0])
     return figure
 
 
@@ -101,7 +100,7 @@ def scores_by_size(lines: Sequence[SizeLine]) -> Figure:
     """Draw test macro-F1 and accuracy against the number of training rows, one line a label."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    styles = _styles([line.label for line in lines])
+    styles = styles_of([line.label for line in lines])
     aside = np.linspace(-1, 1, len(lines)) if len(lines) > 1 else np.zeros(1)
     for line, shift in zip(lines, aside, strict=True):
         for axes, name in ((left, "f1"), (right, "accuracy")):
@@ -112,11 +111,11 @@ def scores_by_size(lines: Sequence[SizeLine]) -> Figure:
     for axes in (left, right):
         axes.set_xlabel("training rows (logarithmic)")
         axes.set_xscale("log")
-        axes.set_xticks(_apart(sizes), [f"{size:,}" for size in _apart(sizes)])
+        axes.set_xticks(apart(sizes), [f"{size:,}" for size in apart(sizes)])
         axes.xaxis.set_minor_locator(NullLocator())
-        _tidy(axes, "both")
-    _explain(figure, "line: mean over seeds; bar: lowest to highest; one test split throughout")
-    _legend(figure, left, right)
+        tidy(axes, "both")
+    explain(figure, "line: mean over seeds; bar: lowest to highest; one test split throughout")
+    legend(figure, left, right)
     return figure
 
 
@@ -126,30 +125,6 @@ _CURVES = {
     "train_loss": "training loss (nats)",
     "seconds": "training time of the epoch (s)",
 }
-
-
-def search_scores(configurations: Sequence[Configuration]) -> Figure | None:
-    """Draw mean dev macro-F1 against every searched field, or None when nothing was searched.
-
-    The fewer seeds a configuration ran before the race dropped it, the paler its point.
-    """
-    judged = [found for found in configurations if found.estimate.mean is not None]
-    names = list(dict.fromkeys(name for found in judged for name in found.settings))
-    if not names:
-        return None
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 3 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, name in zip(grid.flat, names, strict=False):
-        _search_panel(axes, name, judged)
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("mean dev macro-F1")
-    _explain(figure, "one point a configuration; pale: dropped after fewer seeds; ringed: chosen")
-    _legend(figure, *grid.flat[: len(names)])
-    return figure
 
 
 def selection_map(found: SelectionMap) -> Figure:
@@ -175,20 +150,55 @@ def selection_map(found: SelectionMap) -> Figure:
     _training_panel(grids[1, 1], found, layers, kinds)
     for axes in grids.flat:
         axes.set_facecolor("0.8")  # a layer that lacks a kind
-        axes.set_xticks(range(len(kinds)), [_text(kind.replace("_", " ")) for kind in kinds])
+        axes.set_xticks(range(len(kinds)), [plain(kind.replace("_", " ")) for kind in kinds])
         axes.tick_params("x", rotation=45)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(layers)), map(str, layers))
     figure.supylabel("layer, from the embeddings up", fontsize="medium")
     parameters = sum(module.parameters for module in found.selected)
-    _explain(
+    explain(
         figure,
-        f"{_text(found.label)}: trains the {len(found.selected)} framed of {len(found.modules)} "
+        f"{plain(found.label)}: trains the {len(found.selected)} framed of {len(found.modules)} "
         f"modules, {parameters / 1e6:.3g} M parameters ({found.trained_share:.1%} of the model), "
         f"with {found.flop_share:.0%} of full finetuning's operations",
     )
     return figure
+
+
+def token_map(report: TokenReport) -> Figure:
+    """Draw every task token by its support and its normalised perplexity, coloured by kind."""
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    styles = styles_of([token.kind for token in report.tokens])
+    for (kind, told), tokens in _by_kind(report).items():
+        colour, marker = styles[kind]
+        face = colour if told else "none"
+        at = [token.support for token in tokens], [token.perplexity for token in tokens]
+        axes.scatter(*at, s=22, marker=marker, fc=face, ec=colour, lw=0.8, alpha=0.75)
+    for kind, (colour, marker) in styles.items():
+        axes.scatter([], [], color=colour, marker=marker, label=kind)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for scale in (axes.xaxis, axes.yaxis):
+        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+        scale.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("support (distinct training texts, logarithmic)")
+    axes.set_ylabel("normalised perplexity (logarithmic)")
+    explain(figure, "a mark a token; filled: points to a class; the lower, the closer its parts")
+    tidy(axes, "both")
+    legend(figure, axes)
+    return figure
+
+
+def _by_kind(report: TokenReport) -> dict[tuple[str, bool], list[TokenFacts]]:
+    """Return the tokens by kind, and by whether they point to a class."""
+    found: dict[tuple[str, bool], list[TokenFacts]] = defaultdict(list)
+    for token in report.tokens:
+        told = points_to(token, report.classes, report.totals) is not None
+        found[token.kind, told].append(token)
+    return found
 
 
 _CELLS = {"origin": "lower", "aspect": "auto", "interpolation": "none"}
@@ -228,7 +238,7 @@ def _frame_selected(
 
 
 def _cost_panel(axes: Any, arms: Sequence[Arm], cost: Callable[[Arm], float | None]) -> None:
-    styles = _styles([arm.label for arm in arms])
+    styles = styles_of([arm.label for arm in arms])
     for arm in arms:
         x, estimate, (colour, marker) = cost(arm), arm.estimate, styles[arm.label]
         if x is None or estimate.mean is None:
@@ -244,10 +254,10 @@ def _cost_panel(axes: Any, arms: Sequence[Arm], cost: Callable[[Arm], float | No
             color=colour,
             ms=8,
             capsize=3,
-            label=_text(arm.label),
+            label=plain(arm.label),
         )
     axes.set_xlim(left=0, right=axes.get_xlim()[1] * 1.05)
-    _tidy(axes, "both")
+    tidy(axes, "both")
 
 
 def _band(
@@ -260,7 +270,7 @@ def _band(
                 by_epoch.setdefault(row["epoch"], []).append(row[column])
     epochs = sorted(by_epoch)
     means = [sum(by_epoch[epoch]) / len(by_epoch[epoch]) for epoch in epochs]
-    axes.plot(epochs, means, color=colour, marker=marker, ms=4, label=_text(label))
+    axes.plot(epochs, means, color=colour, marker=marker, ms=4, label=plain(label))
     axes.fill_between(
         epochs,
         [min(by_epoch[epoch]) for epoch in epochs],
@@ -282,64 +292,15 @@ def _size_line(
         [max(values) - mean for mean, (_, values) in zip(means, rows, strict=True)],
     ]
     sizes = [size for size, _ in rows]
-    label = _text(line.label)
+    label = plain(line.label)
     axes.errorbar(
         sizes, means, bars, color=colour, marker=marker, ms=6, capsize=3, lw=1.4, label=label
     )
 
 
-def _apart(sizes: Sequence[int]) -> list[int]:
-    """Return the sizes whose labels do not run into each other on a logarithmic scale."""
-    least = (sizes[-1] / sizes[0]) ** (1 / _MOST_TICKS) if sizes[0] < sizes[-1] else 1.0
-    kept = [sizes[-1]]
-    for size in reversed(sizes):
-        if size * least <= kept[-1]:
-            kept.append(size)
-    return kept[::-1]
-
-
-def _search_panel(axes: Any, name: str, configurations: Sequence[Configuration]) -> None:
-    styles = _styles([found.contender for found in configurations])
-    most = max(len(found.runs) for found in configurations)
-    here = [found for found in configurations if name in found.settings]
-    place = _scale(axes, [found.settings[name] for found in here])
-    for found in here:
-        colour, marker = styles[found.contender]
-        x, y = place(found.settings[name]), found.estimate.mean
-        strength = 0.25 + 0.65 * len(found.runs) / most
-        axes.scatter(
-            x, y, color=colour, marker=marker, alpha=strength, lw=0, label=_text(found.contender)
-        )
-        if found.chosen:
-            axes.scatter(x, y, s=130, facecolors="none", edgecolors="black")
-    axes.set_xlabel(_text(name))
-    _tidy(axes, "both")
-
-
-def _scale(axes: Any, values: Sequence[Any]) -> Callable[[Any], float]:
-    """Set up the x axis for these values; return how a value is placed on it."""
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(values):
-        names = sorted(map(str, {str(value) for value in values}))
-        axes.set_xticks(range(len(names)), map(_text, names))
-        return lambda value: names.index(str(value))
-    if min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_FROM:
-        axes.set_xscale("log")
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
-    ticks = sorted(set(numbers))
-    labels = [f"{tick:g}" for tick in ticks]
-    # Choices are short numbers and few; values drawn from an interval would run into each other.
-    if len(ticks) <= _MOST_TICKS and max(map(len, labels)) <= _WIDEST_TICK:
-        axes.set_xticks(ticks, labels)
-        axes.xaxis.set_minor_locator(NullLocator())
-    return float
-
-
 def _colour_scale(values: Sequence[float]) -> Normalize:
     low, high = min(values), max(values)
-    return LogNorm(low, high) if low > 0 and high / low > _LOG_FROM else Normalize(low, high)
+    return LogNorm(low, high) if low > 0 and high / low > LOG_FROM else Normalize(low, high)
 
 
 def _frame(row: int, column: int) -> Rectangle:
@@ -353,47 +314,3 @@ def _frame(row: int, column: int) -> Rectangle:
         lw=1.2,
         path_effects=outlined,
     )
-
-
-def _styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker of each label: alphabetic, so that all figures agree.
-
-    The pair repeats only after all combinations.
-    """
-    return {
-        label: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
-        for i, label in enumerate(sorted(set(labels)))
-    }
-
-
-def _spread_out(values: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Return offsets in [-1, 1] that keep equal scores apart, the same in every drawing."""
-    return np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(len(values))
-
-
-def _text(label: str) -> str:
-    """Return a label that matplotlib prints as it is: no mathematics, and not hidden."""
-    short = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
-    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
-
-
-def _explain(figure: Figure, text: str) -> None:
-    figure.suptitle(text, fontsize="small")
-
-
-def _legend(figure: Figure, *panels: Any) -> None:
-    """Put one legend for all panels below them, every label once."""
-    found: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if found:
-        figure.legend(
-            found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False
-        )
-
-
-def _tidy(axes: Any, grid: str) -> None:
-    axes.grid(axis=grid, color="0.9", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapt_ray.config import LEAD_TO_SELECTION
+from adapt_ray.config import LEAD_TO_SELECTION, STREAM_SEEDS
 from adapt_ray.records import RunRecord
-from adapt_ray.report import statistics
+from adapt_ray.report import statistics, variance
 from adapt_ray.report.statistics import Estimate
+
+OWN_STAGES = " (own stages)"  # ends the name of a contender whose seeds share no stage
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Arm:
 
     label: str
     runs: tuple[RunRecord, ...]
+
+    @property
+    def own_stages(self) -> bool:
+        """Whether every run computed anew what those of another arm share."""
+        return self.runs[0].contender.endswith(OWN_STAGES)
 
     @property
     def scores(self) -> dict[tuple[int, int], float]:
@@ -56,9 +63,7 @@ class Arm:
     @property
     def flops(self) -> float | None:
         """Mean floating-point operations of a whole training, with what the runs share."""
-        own = mean(run.train_flops for run in self.runs if run.status == "ok")
-        shared = mean(run.trunk_fill_flops for run in self.runs)
-        return own if own is None or shared is None else own + shared / len(self.runs)
+        return _flops(self.runs)
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,17 @@ class Configuration:
     runs: tuple[RunRecord, ...]
     rank: int  # 1 is best, within the contender
     chosen: bool  # whether the final comparison ran it
+    dropped: bool  # before the last seed: others of the contender ran more
 
     @property
     def estimate(self) -> Estimate:
         """Mean dev macro-F1 with its t interval."""
         return _dev_estimate(self.runs)
+
+    @property
+    def flops(self) -> float | None:
+        """Mean floating-point operations of a whole training, with what the runs share."""
+        return _flops(self.runs)
 
 
 def studies(runs: Iterable[RunRecord]) -> list[Study]:
@@ -103,17 +114,20 @@ def final_arms(runs: Iterable[RunRecord]) -> list[Arm]:
     """Group the runs outside the search by configuration, best mean test macro-F1 first.
 
     A contender that ran with several models or configurations gives as many arms, with the model
-    or the configuration's hash in the label: runs that differ are never averaged.
+    the seeds of single streams, or the configuration's hash in the label: runs that differ are
+    never averaged. The exception are runs with stages of their own, one arm whatever their seeds
+    led to; it comes last, since it is another contender's once more.
     """
     groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         if run.phase != "search":
-            groups[run.contender, run.model, run.configuration_id].append(run)
+            own = run.contender.endswith(OWN_STAGES)  # each of its seeds is a configuration
+            groups[run.contender, run.model, "" if own else run.configuration_id].append(run)
     arms = [
-        Arm(_label(key, list(groups)), tuple(sorted(members, key=lambda run: run.seed)))
+        Arm(_label(key, groups), tuple(sorted(members, key=lambda run: run.seed)))
         for key, members in groups.items()
     ]
-    return sorted(arms, key=lambda arm: (-_sortable(arm.estimate.mean), arm.label))
+    return sorted(arms, key=lambda arm: (arm.own_stages, -_sortable(arm.estimate.mean), arm.label))
 
 
 def failed(run: RunRecord) -> bool:
@@ -134,6 +148,17 @@ def paired_scores(a: Arm, b: Arm) -> tuple[list[float], list[float]]:
     ours, theirs = a.scores, b.scores
     shared = [key for key in ours if key in theirs]
     return [ours[key] for key in shared], [theirs[key] for key in shared]
+
+
+def spread_scores(a: Arm, b: Arm) -> tuple[list[float], list[float], bool]:
+    """Return the scores whose spreads are compared, and whether they are pairs by seed.
+
+    They are pairs where enough seeds ran in both, and all scores otherwise.
+    """
+    ours, theirs = paired_scores(a, b)
+    if len(ours) >= variance.LEAST_SEEDS:
+        return ours, theirs, True
+    return a.values, b.values, False
 
 
 def compare(a: Arm, b: Arm) -> statistics.PairedDifference:
@@ -168,10 +193,29 @@ def configurations(runs: Iterable[RunRecord]) -> list[Configuration]:
             tuple(sorted(members, key=lambda run: run.seed)),
             rank,
             (contender, _essence(members[0])) in final,
+            len(members) < max(map(len, by_id.values())),
         )
         for contender, by_id in sorted(groups.items())
         for rank, (settings, members) in enumerate(_ranked(list(by_id.values())), 1)
     ]
+
+
+def outcomes(
+    found: Iterable[Configuration],
+) -> list[tuple[Configuration, tuple[float, float, float]]]:
+    """Return mean dev macro-F1, its standard deviation over seeds and the FLOPs of a run.
+
+    Of the configurations of which all three are known, that ran all their seeds and failed on no
+    more than half of them: what never learns is steady, too.
+    """
+    known = []
+    for one in found:
+        if 2 * sum(map(failed, one.runs)) > len(one.runs):
+            continue
+        estimate, flops = one.estimate, one.flops
+        if not (one.dropped or estimate.mean is None or estimate.sd is None or flops is None):
+            known.append((one, (estimate.mean, estimate.sd, flops)))
+    return known
 
 
 def settings(run: RunRecord) -> dict[str, Any]:
@@ -190,11 +234,35 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _label(key: tuple[str, str, str], keys: Sequence[tuple[str, str, str]]) -> str:
+def _flops(runs: Sequence[RunRecord]) -> float | None:
+    own = mean(run.train_flops for run in runs if run.status == "ok")
+    shared = mean(run.trunk_fill_flops for run in runs)
+    return own if own is None or shared is None else own + shared / len(runs)
+
+
+def _label(
+    key: tuple[str, str, str], groups: Mapping[tuple[str, str, str], Sequence[RunRecord]]
+) -> str:
     contender, model, configuration = key
-    label = contender if len({other[1] for other in keys}) == 1 else f"{contender} ({model})"
-    same = [other for other in keys if other[:2] == key[:2]]
-    return label if len(same) == 1 else f"{label} {configuration[:6]}"
+    label = contender if len({other[1] for other in groups}) == 1 else f"{contender} ({model})"
+    same = {_streams(groups[other][0]) for other in groups if other[:2] == key[:2]}
+    alike = [other for other in groups if other[:2] == key[:2]]
+    if len(alike) == 1:
+        return label
+    if len(same) == len(alike):  # the seeds of streams tell them apart
+        return f"{label} ({_streams(groups[key][0]) or 'streams of the run seed'})"
+    return f"{label} {configuration[:6]}"
+
+
+def _streams(run: RunRecord) -> str:
+    """Return the streams of a run that have a seed of their own."""
+    found = settings(run)
+    fields = {name: f"training.{name}" for name in STREAM_SEEDS.values()}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {found[field]}"
+        for name, field in fields.items()
+        if field in found
+    )
 
 
 def _corpus_label(run: RunRecord) -> str:

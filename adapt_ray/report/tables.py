@@ -4,12 +4,14 @@ A cell holds plain text; :func:`markdown` escapes it, so names and corpus text t
 cannot break a table or become markup.
 """
 
+import html
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapt_ray.data.leaks import Leak
 from adapt_ray.records import RunRecord
-from adapt_ray.report import statistics
+from adapt_ray.report import aggregate, statistics, variance
 from adapt_ray.report.groups import (
     Arm,
     Configuration,
@@ -17,10 +19,12 @@ from adapt_ray.report.groups import (
     configurations,
     failed,
     mean,
-    paired_scores,
+    outcomes,
     reference_arm,
     relative_cost,
+    spread_scores,
 )
+from adapt_ray.report.pareto import pareto_front
 from adapt_ray.report.selections import OverlapRow, SelectionMap
 from adapt_ray.report.sizes import SizeLine, SizePoint
 from adapt_ray.report.wording import (
@@ -32,7 +36,7 @@ from adapt_ray.report.wording import (
     p_value,
     score,
     seconds,
-    setting,
+    settings_text,
     share,
     signed,
     size,
@@ -47,12 +51,21 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def _repr_html_(self) -> str:
+        """Return the table as notebooks show it."""
+        cells = [_html_row("th", self.columns), *(_html_row("td", row) for row in self.rows)]
+        return f"<table>{''.join(cells)}</table>"
+
 
 def markdown(table: Table) -> str:
     """Return the table in GitHub's Markdown, every cell escaped, all but the first to the right."""
     rule = [":--"] + ["--:"] * (len(table.columns) - 1)
     rows = [map(escape, table.columns), rule, *(map(escape, row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _html_row(tag: str, cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def comparison(arms: Sequence[Arm]) -> Table:
@@ -106,9 +119,13 @@ def variances(arms: Sequence[Arm], reference: Arm) -> Table:
         "Variances",
         "Seeds",
         "Ratio",
+        "95% interval (bootstrap)",
         "95% interval (F)",
         "p (Pitman-Morgan, paired)",
         "p (Brown-Forsythe)",
+        "p (Bartlett)",
+        "Chance to notice a halving",
+        "Seeds needed for that",
     )
     return Table(
         columns, tuple(_variance_row(arm, reference) for arm in arms if arm is not reference)
@@ -135,6 +152,25 @@ def costs(arms: Sequence[Arm]) -> Table:
     return Table(columns, tuple(_cost_row(arm, reference) for arm in arms))
 
 
+def spent(runs: Iterable[RunRecord]) -> Table:
+    """Return what all runs took together, by phase and contender; what they share is left out."""
+    columns = ("Phase", "Contender", "Runs", "Failed runs", "Training time", "FLOPs")
+    groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        groups[run.phase, run.contender].append(run)
+    rows = (
+        (
+            *key,
+            str(len(members)),
+            str(sum(map(failed, members))),
+            seconds(_total(run.train_seconds for run in members)),
+            operations(_total(run.train_flops for run in members)),
+        )
+        for key, members in sorted(groups.items())
+    )
+    return Table(columns, tuple(rows))
+
+
 def search(runs: Iterable[RunRecord]) -> Table:
     """Return the search, one row a configuration, best first within each contender."""
     columns = (
@@ -149,6 +185,23 @@ def search(runs: Iterable[RunRecord]) -> Table:
     return Table(columns, tuple(_search_row(found) for found in configurations(runs)))
 
 
+def trade_offs(found: Iterable[Configuration]) -> Table:
+    """Return the Pareto front of score, spread and operations, best score first."""
+    columns = (
+        "Contender",
+        "Rank",
+        "Searched values",
+        "Dev macro-F1",
+        "Standard deviation (points)",
+        "Its 95% interval",
+        "FLOPs a run",
+    )
+    known = outcomes(found)
+    front = [known[number] for number in pareto_front([point for _, point in known])]
+    front.sort(key=lambda pair: -pair[1][0])
+    return Table(columns, tuple(_trade_off_row(one, *point) for one, point in front))
+
+
 def stages(timings: Mapping[str, float | str]) -> Table:
     """Return how long every stage took: seconds, or a word such as ``reused``."""
     rows = (
@@ -159,7 +212,7 @@ def stages(timings: Mapping[str, float | str]) -> Table:
 
 def _comparison_row(arm: Arm) -> tuple[str, ...]:
     estimate = arm.estimate
-    variance = statistics.sample_variance(arm.values)
+    found = variance.sample_variance(arm.values)
     accuracies = [run.test_accuracy for run in arm.runs if run.test_accuracy is not None]
     return (
         arm.label,
@@ -167,10 +220,18 @@ def _comparison_row(arm: Arm) -> tuple[str, ...]:
         spread(estimate),
         interval(estimate.low, estimate.high),
         score(statistics.interquartile_mean(arm.values)),
-        MISSING if variance is None else f"{1e4 * variance:.2g}",
+        MISSING if found is None else f"{1e4 * found:.2g}",
         spread(statistics.mean_estimate(accuracies)),
-        f"{sum(map(failed, arm.runs))} of {len(arm.runs)}",
+        _failures(arm),
     )
+
+
+def _failures(arm: Arm) -> str:
+    """Return the failed runs and the Wilson interval of their rate."""
+    lost = sum(map(failed, arm.runs))
+    found = aggregate.rate(lost, len(arm.runs))
+    ends = f" ({share(found.low)} to {share(found.high)})" if found else ""
+    return f"{lost} of {len(arm.runs)}{ends}"
 
 
 def selections(found: Sequence[SelectionMap]) -> Table:
@@ -251,14 +312,23 @@ def _selection_row(found: SelectionMap) -> tuple[str, ...]:
 
 
 def _variance_row(arm: Arm, reference: Arm) -> tuple[str, ...]:
-    found = statistics.variance_ratio(arm.values, reference.values)
+    ours, theirs, paired = spread_scores(arm, reference)
+    found = variance.ratio_interval(ours, theirs, paired=paired)
+    by_f = variance.variance_ratio(ours, theirs)
+    defined = found.ratio is not None
+    powers = [variance.power(variance.HALVING, found.n_a, found.n_b, sides=n) for n in (2, 1)]
+    needed = [variance.seeds_needed(sides=n) for n in (2, 1)]
     return (
         f"{arm.label} / {reference.label}",
-        f"{found.n_a} and {found.n_b}",
-        multiple(found.ratio),
-        MISSING if found.ratio is None else f"{multiple(found.low)} to {multiple(found.high)}",
-        p_value(statistics.pitman_morgan(*paired_scores(arm, reference))),
-        p_value(statistics.brown_forsythe(arm.values, reference.values)),
+        f"{found.n_a} pairs" if paired else f"{found.n_a} and {found.n_b}",
+        multiple(found.ratio) if defined else "undefined",
+        found.ends,
+        by_f.ends,
+        p_value(variance.pitman_morgan(ours, theirs) if paired else None),
+        p_value(variance.brown_forsythe(ours, theirs)),
+        p_value(variance.bartlett(ours, theirs)),
+        f"{powers[0]:.2f} ({powers[1]:.2f} one-sided)" if defined else MISSING,
+        f"{needed[0]} ({needed[1]} one-sided)",
     )
 
 
@@ -280,6 +350,11 @@ def _cost_row(arm: Arm, reference: Arm | None) -> tuple[str, ...]:
 _MEMORY_OF = {"rss": "process", "cuda": "GPU"}
 
 
+def _total(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
 def _peak_memory(arm: Arm) -> str:
     """Return the largest peak of the arm's runs and whose memory it is."""
     peaks = [run.peak_memory_bytes for run in arm.runs if run.peak_memory_bytes is not None]
@@ -287,14 +362,27 @@ def _peak_memory(arm: Arm) -> str:
     return f"{size(max(peaks))} ({' and '.join(kinds)})" if peaks else MISSING
 
 
-def _search_row(found: Configuration) -> tuple[str, ...]:
-    values = (
-        f"{name.rpartition('.')[2]} {setting(value)}" for name, value in found.settings.items()
-    )
+def _trade_off_row(
+    found: Configuration, mean_f1: float, deviation: float, flops: float
+) -> tuple[str, ...]:
+    scores = [run.dev_macro_f1 for run in found.runs if run.dev_macro_f1 is not None]
+    bounds = variance.variance_interval(scores)
     return (
         found.contender,
         str(found.rank),
-        ", ".join(values) or MISSING,
+        settings_text(found.settings) or MISSING,
+        score(mean_f1),
+        f"{100 * deviation:.2g}",
+        " to ".join(f"{100 * bound**0.5:.2g}" for bound in bounds) if bounds else MISSING,
+        operations(flops),
+    )
+
+
+def _search_row(found: Configuration) -> tuple[str, ...]:
+    return (
+        found.contender,
+        str(found.rank),
+        settings_text(found.settings) or MISSING,
         str(len(found.runs)),
         spread(found.estimate),
         str(sum(map(failed, found.runs))),

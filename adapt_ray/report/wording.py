@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from adapt_ray.report.statistics import Estimate
@@ -83,6 +84,13 @@ def multiple(value: float | None) -> str:
 def setting(value: Any) -> str:
     """Return a searched value."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return searched values by the last part of their names."""
+    return ", ".join(
+        f"{name.rpartition('.')[2]} {setting(value)}" for name, value in settings.items()
+    )
 
 
 def signed(value: float | None) -> str:

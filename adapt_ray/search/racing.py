@@ -14,6 +14,13 @@ every configuration's mean over *all* seeds: the scores it has, and those it has
 (best linear unbiased prediction; Searle, Casella and McCulloch, "Variance Components", 1992,
 chapter 7). A configuration is dropped when the probability that its mean will be the highest of
 all is too small.
+
+What to expect of ten seeds (`benchmarks/racing.py`, docs/BENCHMARKS.md): on 30 simulated
+configurations whose true means spread by 1 to 2 points, with 1.5 points over seeds, racing used
+27 to 41% of the seed-runs. It ended within half a point of the best configuration at most 1.1
+points of probability less often than all seeds of all configurations did. On 12 configurations it
+needs a greater share. The configuration that all seeds would have put first was dropped in 1 to
+8% of the races, mostly for one as good.
 """
 
 from dataclasses import dataclass

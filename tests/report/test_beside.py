@@ -8,7 +8,7 @@ from scipy import stats
 
 from adapt_ray.config import TableName
 from adapt_ray.records import RunRecord
-from adapt_ray.report import beside, statistics
+from adapt_ray.report import beside, variance
 from adapt_ray.report.beside import Beside, Remedy
 from adapt_ray.report.published import Cell
 
@@ -143,7 +143,7 @@ def test_stability_has_variances_their_intervals_and_ratios(runs: Any) -> None:
     assert (row["Published variance"], row["Published / full"]) == ("0.218", "1.00")
     (row,) = rows(found, "rct", "bert_large", "lora")
     assert row["Ours / full"] == "0.25"
-    ratio = statistics.variance_ratio(other, full)
+    ratio = variance.variance_ratio(other, full)
     assert ratio.low is not None
     assert row["95% interval (F)"].startswith(f"{ratio.low:.2g}")
     assert rows(found, "rct", "not stated", "adapt")[0]["Published / full"] == "0.77"

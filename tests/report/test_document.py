@@ -14,13 +14,16 @@ from adapt_ray.records import RunRecord
 from adapt_ray.report.beside import FILE as PUBLISHED
 from adapt_ray.report.beside import Remedy, beside
 from adapt_ray.report.document import (
+    PAGE,
     Context,
     PlantedRow,
     TokenRow,
     write_report,
 )
+from adapt_ray.report.groups import configurations
 from adapt_ray.report.selections import ModuleRow, OverlapRow, SelectionMap
 from adapt_ray.report.tokens import TokenFacts, TokenReport, as_html, as_markdown
+from adapt_ray.report.wording import escape
 
 if TYPE_CHECKING:
     from tests.report.conftest import Made
@@ -37,7 +40,7 @@ def report(
     path = write_report(folder, made.table_of(runs), curves or {}, Context(**context))
     text = path.read_text(encoding="utf-8")
     shown = set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", text))
-    assert shown == {file.name for file in folder.iterdir()} - {path.name}
+    assert shown == {file.name for file in folder.iterdir()} - {path.name, PAGE}
     return text
 
 
@@ -76,7 +79,7 @@ def test_it_leads_with_who_won_by_how_much_how_surely_and_at_what_cost(
     assert "10 paired seeds; p < 0.001" in lead
     assert "more than the noise between seeds explains" in lead
     assert "Stability: variance ratio adapt / full" in lead
-    assert "10 seeds cannot tell" in lead
+    assert "ten seeds cannot tell" in lead
     assert "0.25 times the operations and 0.50 times the seconds of **full**" in lead
     assert "10 seeds of a method cannot tell one variance from half of it" in lead
     assert "## Learning curves" in text
@@ -157,6 +160,17 @@ def test_search_without_a_final_comparison(made: "type[Made]", tmp_path: Path) -
     assert "it chose the configurations" in lead
     assert "## Final comparison" not in text
     assert "## Search" in text
+
+
+def test_the_winner_of_a_search_is_named_with_its_values(
+    made: "type[Made]", tmp_path: Path
+) -> None:
+    search = made.search_runs(3)
+    best = next(one for one in configurations(search) if one.contender == "adapt")
+    runs = search + made.final_runs({"adapt": 0.9}, settings=dict(best.settings))
+    lead = answer(report(tmp_path, made, runs))
+    values = ", ".join(f"{n.partition('.')[2]} {v:.3g}" for n, v in best.settings.items())
+    assert f"It is the one of 3 searched configurations with {escape(values)}." in lead
 
 
 def test_no_records(made: "type[Made]", tmp_path: Path) -> None:
@@ -243,6 +257,7 @@ def test_all_tokens_stand_in_a_report_of_their_own(made: "type[Made]", tmp_path:
     links = re.findall(r"(?<!!)\[[^]]*\]\(([^)]*)\)", path.read_text(encoding="utf-8"))
     written = {name: (tmp_path / name).read_text(encoding="utf-8") for name in links}
     assert written == {"tokens.html": as_html(tokens), "tokens.md": as_markdown(tokens)}
+    assert (tmp_path / "tokens.png").exists()
 
 
 def test_texts_in_two_splits_are_counted(made: "type[Made]", tmp_path: Path) -> None:

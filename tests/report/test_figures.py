@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from adapt_ray.records import CURVES_SCHEMA
-from adapt_ray.report import figures, groups
+from adapt_ray.report import drawing, figures, groups
 from adapt_ray.report.selections import ModuleRow, SelectionMap
+from adapt_ray.report.tokens import TokenFacts, TokenReport
 
 if TYPE_CHECKING:
     from tests.report.conftest import Made
@@ -73,32 +74,6 @@ def test_learning_curves_are_means_within_their_band(made: "type[Made]") -> None
     assert all("(" in axes.get_ylabel() for axes in figure.axes), "a panel has no unit"
 
 
-def test_search_panels_and_scales(made: "type[Made]") -> None:
-    runs = [
-        made.run(
-            phase="search",
-            settings={"training.learning_rate": rate, "method.alpha": alpha, "model.dropout": drop},
-        )
-        for rate, alpha, drop in ((1e-5, 0.4, None), (1e-3, 0.5, 0.1))
-    ]
-    final = dataclasses.replace(runs[0], phase="final", configuration_id="final")
-    figure = figures.search_scores(groups.configurations([*runs, final]))
-    assert figure is not None
-    panels = {axes.get_xlabel(): axes for axes in figure.axes}
-    assert panels["training.learning_rate"].get_xscale() == "log"
-    assert panels["method.alpha"].get_xscale() == "linear"
-    ticks = [label.get_text() for label in panels["model.dropout"].get_xticklabels()]
-    assert ticks == ["0.1", "None"]
-    assert len(points(panels["method.alpha"])) == 3  # two configurations and one ring
-
-
-def test_nothing_searched_is_no_figure(made: "type[Made]") -> None:
-    assert figures.search_scores([]) is None
-    assert figures.search_scores(groups.configurations([made.run(phase="search")])) is None
-    unscored = made.run(phase="search", dev_macro_f1=None)
-    assert figures.search_scores(groups.configurations([unscored])) is None
-
-
 def test_a_selection_map_places_modules_and_frames_the_selected() -> None:
     found = selection_of()
     rows = tuple(row for row in found.modules if (row.layer, row.kind) != (1, "ffn_up"))
@@ -127,13 +102,13 @@ def test_scores_that_are_all_equal_or_negative_are_drawn(tmp_path: Path) -> None
     found = selection_of()
     rows = tuple(dataclasses.replace(row, dispersion=0.0, score=-1.0) for row in found.modules)
     figure = figures.selection_map(dataclasses.replace(found, modules=rows))
-    figures.save(figure, tmp_path / "map.png")
+    drawing.save(figure, tmp_path / "map.png")
 
 
 def test_all_figures_use_one_style_per_label() -> None:
     labels = [f"label {i:02}" for i in range(49)]
-    styles = figures._styles(labels)
-    assert styles == figures._styles(labels[::-1] * 2)
+    styles = drawing.styles_of(labels)
+    assert styles == drawing.styles_of(labels[::-1] * 2)
     assert len(set(styles.values())) == 49
 
 
@@ -141,9 +116,9 @@ def test_all_figures_use_one_style_per_label() -> None:
 @pytest.mark.parametrize("name", ["_hidden", "$x$ and $\\frac{$", "a" * 200, "<b>|"])
 def test_odd_names_are_drawn_as_they_are(made: "type[Made]", tmp_path: Path, name: str) -> None:
     arms = groups.final_arms(made.final_runs({name: 0.8, "full": 0.8}, seeds=2))
-    figures.save(figures.final_scores(arms), tmp_path / "scores.png")
+    drawing.save(figures.final_scores(arms), tmp_path / "scores.png")
     figure = figures.cost_against_score(arms)
-    figures.save(figure, tmp_path / "cost.png")
+    drawing.save(figure, tmp_path / "cost.png")
     assert len(figure.legends[0].get_texts()) == 2
 
 
@@ -152,8 +127,32 @@ def test_save_replaces_whole_files_and_leaves_nothing_else(
 ) -> None:
     path = tmp_path / "scores.png"
     path.write_bytes(b"old")
-    figures.save(figures.final_scores(groups.final_arms([made.run()])), path)
+    drawing.save(figures.final_scores(groups.final_arms([made.run()])), path)
     image = matplotlib.image.imread(path)
-    assert image.shape[1] == 7 * figures.DPI
+    assert image.shape[1] == 7 * drawing.DPI
     assert np.ptp(image[..., :3]) > 0.5
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_drawings_are_the_same_each_time_and_tell_no_time(made: "type[Made]") -> None:
+    arms = groups.final_arms(made.final_runs({"adapt": 0.8, "full": 0.7}, seeds=2))
+    one, other = (drawing.svg(figures.final_scores(arms)) for _ in range(2))
+    assert one == other
+    assert b"<dc:date>" not in one
+    assert b"<text" not in one  # glyphs are shapes: no font is needed
+
+
+def test_tokens_are_placed_by_support_and_perplexity_and_filled_by_what_they_say() -> None:
+    def token(text: str, support: int, present: tuple[float, float]) -> TokenFacts:
+        return TokenFacts(text, "names", support, support / 100, support, 0.0, present)
+
+    facts = (token("a b", 40, (40.0, 0.0)), token("c d", 10, (5.0, 5.0)))
+    report = TokenReport("reviews", ("good", "bad"), (500.0, 500.0), 0.04, 50, facts)
+    figure: Any = figures.token_map(report)
+    (axes,) = figure.axes
+    drawn = {
+        tuple(c.get_offsets().tolist()[0]): c for c in axes.collections if len(c.get_offsets())
+    }
+    assert set(drawn) == {(40.0, 0.4), (10.0, 0.1)}
+    filled = {at: len(c.get_facecolors()) for at, c in drawn.items()}
+    assert filled == {(40.0, 0.4): 1, (10.0, 0.1): 0}

@@ -166,3 +166,15 @@ def test_a_configuration_without_scores_ranks_last(made: "type[Made]") -> None:
     failed = dataclasses.replace(runs[0], status="error")
     found = groups.configurations([failed, runs[1]])
     assert [one.estimate.mean for one in found] == [0.1, None]
+
+
+def test_seeds_with_stages_of_their_own_are_one_arm_that_comes_last(made: "type[Made]") -> None:
+    runs = made.final_runs({"full": 0.7, "adapt": 0.8}, seeds=3)
+    runs += [
+        made.run("adapt (own stages)", seed, configuration_id=f"c{seed}", test_macro_f1=0.9)
+        for seed in range(100, 103)
+    ]
+    arms = groups.final_arms(runs)
+    assert [arm.label for arm in arms] == ["adapt", "full", "adapt (own stages)"]
+    assert [arm.own_stages for arm in arms] == [False, False, True]
+    assert len(arms[2].runs) == 3

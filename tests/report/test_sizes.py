@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 
 from adapt_ray.records import RunRecord
-from adapt_ray.report import figures, tables
+from adapt_ray.report import drawing, figures, tables
 from adapt_ray.report.document import Context, write_report
 from adapt_ray.report.groups import studies
 from adapt_ray.report.sizes import SizeLine, task_sizes
@@ -131,8 +131,8 @@ def test_the_figure_shows_means_from_lowest_to_highest(made: "type[Made]", tmp_p
             assert ends == pytest.approx([min(values), max(values)])
         assert axes.get_xscale() == "log"
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["100", "400"]
-    figures.save(figure, tmp_path / "sizes.png")
-    assert matplotlib.image.imread(tmp_path / "sizes.png").shape[1] == 9 * figures.DPI
+    drawing.save(figure, tmp_path / "sizes.png")
+    assert matplotlib.image.imread(tmp_path / "sizes.png").shape[1] == 9 * drawing.DPI
 
 
 @pytest.mark.filterwarnings("error")
@@ -143,7 +143,7 @@ def test_odd_curves_are_drawn(made: "type[Made]", tmp_path: Path) -> None:
         runs += on_corpus(made, {"$x$": 0.8}, rows, test_accuracy=None)
     (found,) = task_sizes(runs)
     figure = figures.scores_by_size(found.curves[0])
-    figures.save(figure, tmp_path / "sizes.png")
+    drawing.save(figure, tmp_path / "sizes.png")
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["51", "1,000"]
     assert len(figure.legends[0].get_texts()) == 2
 

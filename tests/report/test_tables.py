@@ -36,7 +36,7 @@ def test_comparison_of_two_seeds_by_hand(made: "type[Made]") -> None:
         "Interquartile mean": "0.810",
         "Variance (points²)": "2",
         "Test accuracy": "0.900 ± 0.000",
-        "Failed runs": "1 of 3",
+        "Failed runs": "1 of 3 (6.15% to 79.2%)",
     }
 
 
@@ -96,7 +96,9 @@ def test_variances_leave_out_the_reference(made: "type[Made]") -> None:
 
 def test_undefined_variances_are_dashes(made: "type[Made]") -> None:
     arms = groups.final_arms([made.run("a"), made.run("b")])
-    assert tables.variances(arms, arms[0]).rows == (("b / a", "1 and 1", "-", "-", "-", "-"),)
+    assert tables.variances(arms, arms[0]).rows == (
+        ("b / a", "1 and 1", "undefined", *["-"] * 6, "68 (54 one-sided)"),
+    )
 
 
 def test_search_rows(made: "type[Made]") -> None:
@@ -161,3 +163,24 @@ def test_any_cell_stays_one_cell_and_shows_its_text(text: str) -> None:
 
 def test_escape_is_not_fooled_by_backslashes_or_entities() -> None:
     assert wording.escape("\\| &amp; \x07") == "\\\\\\| &amp;amp; \ufffd"
+
+
+def test_what_was_spent_is_summed_by_phase_and_contender(made: "type[Made]") -> None:
+    runs = [
+        made.run("a", 0, phase="search", train_seconds=30.0, train_flops=10**12),
+        made.run("a", 1, phase="search", train_seconds=40.0, train_flops=2 * 10**12),
+        made.run("a", 2, phase="search", status="error", train_seconds=None, train_flops=None),
+        made.run("a", 100, train_seconds=None, train_flops=None),
+    ]
+    assert tables.spent(runs).rows == (
+        ("final", "a", "1", "0", "-", "-"),
+        ("search", "a", "3", "1", "70 s", "3 TFLOP"),
+    )
+
+
+def test_notebooks_show_a_table_as_it_is() -> None:
+    shown = Table(("A", "<b>"), (("x & y", "<script>"),))._repr_html_()
+    assert shown == (
+        "<table><tr><th>A</th><th>&lt;b&gt;</th></tr>"
+        "<tr><td>x &amp; y</td><td>&lt;script&gt;</td></tr></table>"
+    )

@@ -106,3 +106,10 @@ def test_the_key_says_what_the_rows_depend_on(plan_for: PlanFor) -> None:
         dataclasses.replace(first, model=plan.model.model_copy(update={"pooling": "cls"})),
     ]
     assert len({other.stage.key for other in others} | {first.stage.key}) == len(others) + 1
+
+
+def test_another_seed_warms_up_to_other_rows_under_another_key(plan_for: PlanFor) -> None:
+    first, other = (warm_up_plan(plan_for(AdaptConfig()), seed=seed) for seed in (0, 5))
+    assert first.stage.config["seed"] == warm_up_plan(plan_for(AdaptConfig())).stage.config["seed"]
+    assert first.stage.key != other.stage.key
+    assert not torch.equal(warm_up(first)[0].rows, warm_up(other)[0].rows)
