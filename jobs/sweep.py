@@ -4,13 +4,15 @@ python jobs/sweep.py jobs/recipes/demo.yaml
 python jobs/sweep.py --data.source corpus.csv --data.label_column topic --search.seeds 5
 """
 
+from collections.abc import Sequence
+
 from adapt_ray import cli
 from adapt_ray.artifacts import digest_json
 from adapt_ray.config import SweepJob
 from adapt_ray.distributed.compare import Comparison
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import MissingError
-from adapt_ray.distributed.sweep import Runs, SearchPlan, search, winners
+from adapt_ray.distributed.sweep import Runs, SearchPlan, Trial, search, winners
 from adapt_ray.search.study import Proposal
 from adapt_ray.training.run import RunPlan
 
@@ -40,21 +42,26 @@ def sweep(job: SweepJob, dry_run: bool) -> None:
             return
 
         comparison.prepare()
-        with chain.timed("search"):
-            trials = search(comparison.stage, plan)
-        best = winners(trials, plan)
-        chosen = [
-            comparison.plan(trial.proposal.contender, trial.proposal.values, "final", test=True)
-            for trial in best
-        ]
-        plans = list({plan.configuration_id: plan for plan in chosen}.values())
         seeds = range(FIRST_FINAL_SEED, FIRST_FINAL_SEED + job.search.final_seeds)
-        finals = [Runs(plan, seeds) for plan in plans]
-        comparison.run(finals)
+        with comparison.stage() as stage:
+            with chain.timed("search"):
+                trials = search(stage, plan)
+            plans = _finals(comparison, winners(trials, plan))
+            finals = [Runs(each, seeds) for each in plans]
+            comparison.run(finals, stage)
         own = comparison.repeat_shared(plans, seeds) if job.repeat_shared else []
 
         searched = [Runs(trial.plan, range(job.search.seeds)) for trial in trials]
         comparison.report([*searched, *finals, *own])
+
+
+def _finals(comparison: Comparison, best: Sequence[Trial]) -> list[RunPlan]:
+    """Return the plans of the final comparison, each once: two proposals can mean the same."""
+    plans = [
+        comparison.plan(trial.proposal.contender, trial.proposal.values, "final", test=True)
+        for trial in best
+    ]
+    return list({plan.configuration_id: plan for plan in plans}.values())
 
 
 def _to_do(job: SweepJob, comparison: Comparison, plan: SearchPlan) -> dict[str, str]:

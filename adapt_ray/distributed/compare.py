@@ -59,9 +59,8 @@ class Comparison:
         self.session = session
         self.chain = Chain(job, session, find_only=find_only)
 
-    @property
     def stage(self) -> sweep.Stage:
-        """Where the runs are done."""
+        """Return where the runs are done, for a ``with`` statement."""
         return sweep.Stage(self.session, self.job.resources, self.chain.storage, self.job.watch)
 
     def check(self) -> None:
@@ -91,13 +90,13 @@ class Comparison:
             name, method, training, self.job.sensitivity, phase=phase, test=test
         )
 
-    def run(self, runs: Sequence[Runs]) -> None:
+    def run(self, runs: Sequence[Runs], stage: sweep.Stage) -> None:
         """Run plans over their seeds, as many beside each other as fit.
 
         Raises JobError when one of them did not finish.
         """
         with self.chain.timed("final comparison"):
-            sweep.run_all(self.stage, runs)
+            sweep.run_all(stage, runs)
         check_finished(self.chain.storage, runs)
 
     def repeat_shared(self, plans: Sequence[RunPlan], seeds: Sequence[int]) -> list[Runs]:
@@ -112,7 +111,8 @@ class Comparison:
             return []
         best = max(sharing, key=lambda plan: _judged(self.chain.storage, Runs(plan, seeds)))
         own = [Runs(self._own_stages(best, seed), [seed]) for seed in seeds]
-        self.run(own)
+        with self.stage() as stage:
+            self.run(own, stage)
         return own
 
     def _own_stages(self, plan: RunPlan, seed: int) -> RunPlan:

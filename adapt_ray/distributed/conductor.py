@@ -46,6 +46,7 @@ class Conductor(Searcher):
 
     def __init__(
         self,
+        phase: str,
         pool: WorkerPool,
         plan_for: PlanFor,
         known: Known,
@@ -54,6 +55,7 @@ class Conductor(Searcher):
     ) -> None:
         """``deadline``: time.monotonic() after which no further run is ordered."""
         super().__init__(metric=METRIC, mode="max")
+        self._phase = phase
         self._pool = pool
         self._plan_for = plan_for
         self._known = known
@@ -77,7 +79,8 @@ class Conductor(Searcher):
             return Searcher.FINISHED if over else None
         found = self._trials[trial_id] = waiting[0]
         found.has_trial = True
-        return {"channel": found.channel, "known": found.known, **found.racer.proposal.values}
+        about = {"channel": found.channel, "label": found.label, "known": found.known}
+        return {**about, **found.racer.proposal.values}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass a result on to its study."""
@@ -131,17 +134,21 @@ class Conductor(Searcher):
 
     def _order(self, study: Study, step: Step) -> None:
         for proposal in step.begun:
-            found = _Configuration(study, study.racers[proposal.number], self._plan_for(proposal))
+            racer, plan = study.racers[proposal.number], self._plan_for(proposal)
+            found = _Configuration(self._channel(proposal), study, racer, plan)
             self._configurations[found.channel] = found
             self._progress.began(found.label, found.known)
         for proposal, seed in step.runs:
-            found = self._configurations[channel_of(proposal)]
+            found = self._configurations[self._channel(proposal)]
             found.ordered += 1
             run = partial(self._pool.order, found.channel, SeedRun(found.plan, seed))
             if found.plan.trunk is None:
                 run()
             else:
                 self._once_filled(found, run)
+
+    def _channel(self, proposal: Proposal) -> str:
+        return f"{self._phase}: {proposal.contender} #{proposal.number}"
 
     def _once_filled(self, found: "_Configuration", run: Callable[[], None]) -> None:
         """Order a run when the states that it reads are there, without keeping Tune waiting."""
@@ -166,15 +173,11 @@ class Conductor(Searcher):
         self._progress.ended(found.label, found.racer.fate, found.error)
 
 
-def channel_of(proposal: Proposal) -> str:
-    """Return the desk's channel of a configuration."""
-    return f"{proposal.contender} #{proposal.number}"
-
-
 @dataclass
 class _Configuration:
     """A configuration on its way: what is known of it, ordered for it and heard of it."""
 
+    channel: str  # of the desk
     study: Study
     racer: Racer
     plan: RunPlan
@@ -187,8 +190,8 @@ class _Configuration:
 
     def __post_init__(self) -> None:
         proposal = self.racer.proposal
-        self.channel = channel_of(proposal)
-        self.label = self.channel if proposal.values else proposal.contender
+        number = f" #{proposal.number}" if proposal.values else ""
+        self.label = f"{proposal.contender}{number}"
         self.known = [score.macro_f1 for _, score in sorted(self.racer.scores.items())]
 
     @property

@@ -108,7 +108,8 @@ class Study:
             with self._told(part, failures):
                 ready.append(self._prepare(part))
         if ready:
-            sweep.run_all(ready[0].comparison.stage, [each for one in ready for each in one.runs])
+            with ready[0].comparison.stage() as stage:
+                sweep.run_all(stage, [each for one in ready for each in one.runs])
         for one in ready:
             with self._told(one.part, failures):
                 self._finish(one)

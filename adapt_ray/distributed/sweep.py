@@ -1,12 +1,15 @@
 """Searches and comparisons on Ray Tune: configurations side by side, their seeds raced or not."""
 
+import functools
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import optuna
 import ray
@@ -42,14 +45,40 @@ _VOICES = 4  # trials that only pass on scores: more would tell no sooner
 _SECONDS_AN_HOUR = 3600.0
 
 
-@dataclass(frozen=True)
 class Stage:
-    """Where runs are done, and where they can be followed."""
+    """Where runs are done, and where they can be followed; a context manager.
 
-    session: Session
-    resources: ResourcesConfig
-    storage: str
-    watch: WatchConfig
+    Its worker groups start with the first runs, stay for those that follow, and go at the end.
+    """
+
+    def __init__(
+        self, session: Session, resources: ResourcesConfig, storage: str, watch: WatchConfig
+    ) -> None:
+        self.session = session
+        self.resources = resources
+        self.storage = storage
+        self.watch = watch
+        # Ray's own state of this launch: the records are what remains.
+        self.folder = f"{storage}/ray/{uuid.uuid4().hex[:12]}"
+        self._open = ExitStack()
+
+    @functools.cached_property
+    def pool(self) -> WorkerPool:
+        """The worker groups."""
+        self._open.callback(remove_folder, self.folder)
+        pool = WorkerPool(self.session, self.resources, f"{self.folder}/groups")
+        return self._open.enter_context(pool)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)
@@ -197,33 +226,28 @@ def _play(
     steps = [advance(study, known) for study in studies]
     if all(study.is_done for study in studies):
         return
-    # Ray's own state of this launch: the records are what remains.
-    folder = f"{stage.storage}/ray/{phase}-{uuid.uuid4().hex[:8]}"
     configurations = sum(study.wanted for study in studies)
     seeds = max(study.seeds for study in studies)
     tasks = {plan_for(racer.proposal).task for study in studies for racer in study.racers}
     task = tasks.pop() if len(tasks) == 1 else "study"
     watching = callbacks(stage.watch, stage.storage, phase, task)
-    with (
-        WorkerPool(stage.session, stage.resources, f"{folder}/groups") as pool,
-        SweepProgress(phase, configurations, seeds) as progress,
-    ):
+    pool = stage.pool
+    with SweepProgress(phase, configurations, seeds) as progress:
         if pool.groups > trials * (1 if phase == "search" else seeds):
             progress.note(
                 f"{pool.groups} runs fit side by side, and no more than {trials} at a time are "
                 "wanted; a higher --search.concurrency uses the rest"
             )
-        conductor = Conductor(pool, plan_for, known, progress, deadline)
+        conductor = Conductor(phase, pool, plan_for, known, progress, deadline)
         for study, step in zip(studies, steps, strict=True):
             conductor.take(study, step)
         try:
-            _tune(conductor, configurations, trials, pool, folder, watching)
+            _tune(conductor, configurations, trials, pool, f"{stage.folder}/{phase}", watching)
         except ray.exceptions.RayActorError as error:
             raise JobError(
                 f"the process that hands out runs was lost ({last_line(error)}); the same command "
                 "goes on from the finished runs"
             ) from None
-    remove_folder(folder)
 
 
 def _tune(

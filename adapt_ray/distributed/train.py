@@ -178,21 +178,29 @@ class WorkerPool:
             yield result
 
     def _serve(self) -> None:
-        """Keep one group of workers at work until the desk is closed."""
+        """Keep one group of workers at work until the desk is closed, or gone with its job."""
         go_on = True
         while go_on:
             # A name that Ray has seen before would return the old result instead of running.
             group = f"group-{uuid.uuid4().hex[:12]}"
             try:
-                self._trainer(group).fit()
-                go_on = False
-            except ray.train.TrainingFailedError as error:
-                go_on = ray.get(self.desk.lost.remote(group, last_line(error)))
+                go_on = self._work(group)
+            except ray.exceptions.RayActorError:
+                return  # whoever waits for results says so
             except Exception:
                 if not self._closing:  # the job ends with an error, and Ray with it
                     raise
                 return
             remove_folder(f"{self._folder}/{group}")
+
+    def _work(self, group: str) -> bool:
+        """Keep one group at work until it is lost; return whether another should be started."""
+        try:
+            self._trainer(group).fit()
+        except ray.train.TrainingFailedError as error:
+            go_on: bool = ray.get(self.desk.lost.remote(group, last_line(error)))
+            return go_on
+        return False
 
     def _trainer(self, group: str) -> TorchTrainer:
         threads = max(1, int(self._resources.cpus_per_worker))

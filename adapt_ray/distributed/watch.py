@@ -50,6 +50,6 @@ class _TensorBoard(TBXLoggerCallback):
             return
         if trial in self._trial_writer:
             self._trial_writer[trial].close()
-        folder = self._folder / trial.config["channel"].replace("/", "-")
+        folder = self._folder / trial.config["label"].replace("/", "-")
         self._trial_writer[trial] = self._summary_writer_cls(str(folder), flush_secs=10)
         self._trial_result[trial] = {}

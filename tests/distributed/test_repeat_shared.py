@@ -44,7 +44,7 @@ def test_the_best_plan_that_shares_stages_runs_with_a_seed_for_each(
     monkeypatch.setattr(
         comparison,
         "run",
-        lambda found: ran.extend((one.plan.contender, list(one.seeds)) for one in found),
+        lambda found, stage: ran.extend((one.plan.contender, list(one.seeds)) for one in found),
     )
     own = comparison.repeat_shared(plans, SEEDS)
     assert [list(runs.seeds) for runs in own] == [[100], [101]]

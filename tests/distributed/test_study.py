@@ -1,5 +1,6 @@
 """What a study does around its runs; no Ray is started here."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,7 +81,7 @@ def test_what_fails_is_told_and_the_others_run(
         ran.append(f"prepare {part.label}")
         if part.label == "32":
             raise InputError("data.source does not exist")
-        comparison: Any = SimpleNamespace(stage="here")
+        comparison: Any = SimpleNamespace(stage=lambda: nullcontext("here"))
         return Ready(part, comparison, [part.label])  # type: ignore[list-item]
 
     def finish(self: Study, one: Ready) -> None:

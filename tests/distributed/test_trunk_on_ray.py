@@ -55,8 +55,8 @@ def test_runs_share_what_ray_computed_and_equal_runs_without_it(
     found = [s[:n] for s, n in zip(states.batch(np.arange(40)), encoded.lengths, strict=True)]
     torch.testing.assert_close(torch.cat(found), expected)
 
-    stage = sweep.Stage(session, ResourcesConfig(), plan.storage, WatchConfig())
-    sweep.run_all(stage, [sweep.Runs(plan, [0, 1])])
+    with sweep.Stage(session, ResourcesConfig(), plan.storage, WatchConfig()) as stage:
+        sweep.run_all(stage, [sweep.Runs(plan, [0, 1])])
     without = dataclasses.replace(
         plan, training=plan.training.model_copy(update={"trunk_cache": "off"})
     )

@@ -11,7 +11,7 @@ from adapt_ray.errors import InputError
 class Trial:
     """What a callback knows of Tune's trial."""
 
-    config: dict[str, Any] = {"channel": "adapt #3", "known": []}  # noqa: RUF012
+    config: dict[str, Any] = {"label": "adapt #3", "known": []}  # noqa: RUF012
     evaluated_params: dict[str, Any] = {"training.learning_rate": 1e-4}  # noqa: RUF012
 
 
