@@ -239,9 +239,9 @@ def _play(
                 "wanted; a higher --search.concurrency uses the rest"
             )
         conductor = Conductor(phase, pool, plan_for, known, progress, deadline)
-        for study, step in zip(studies, steps, strict=True):
-            conductor.take(study, step)
         try:
+            for study, step in zip(studies, steps, strict=True):
+                conductor.take(study, step)
             _tune(conductor, configurations, trials, pool, f"{stage.folder}/{phase}", watching)
         except ray.exceptions.RayActorError as error:
             raise JobError(
