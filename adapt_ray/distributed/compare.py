@@ -38,7 +38,7 @@ from adapt_ray.modeling import unloaded
 from adapt_ray.records import RUN_SCHEMA, Phase, RecordStore, RunRecord, run_records
 from adapt_ray.report import tables
 from adapt_ray.report.beside import Beside
-from adapt_ray.report.document import FILE, Context, PlantedRow, TokenRow, write_report
+from adapt_ray.report.document import FILE, PAGE, Context, PlantedRow, TokenRow, write_report
 from adapt_ray.report.groups import OWN_STAGES, final_arms, trained
 from adapt_ray.report.rows import Answers, answers
 from adapt_ray.report.selections import OverlapRow, SelectionMap
@@ -166,7 +166,8 @@ class Comparison:
                 f"tokens): {', '.join(found)}"
             )
         print(f"\n{comparison_table(records)}\n")
-        print(table(self.chain.locations() | {"report": f"{target}/{FILE}"}))
+        reports = {"report": f"{target}/{FILE}", "page": f"{target}/{PAGE}"}
+        print(table(self.chain.locations() | reports))
 
     def _tokens(self) -> list[dict[str, Any]]:
         tokens = self.chain.manifests.get("tokens")
