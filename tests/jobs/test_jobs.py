@@ -24,6 +24,7 @@ SWEEP = [
     "--search.configurations=2",
     "--search.seeds=2",
     "--search.final_seeds=2",
+    "--search.racing=false",
     # The tiny model is nearly all embeddings: its modules hold 1.7% of it.
     "--contenders.adapt.method.sparsity=0.01",
     "--contenders.adapt.space={method.alpha: {low: 0.1, high: 1.0}}",
