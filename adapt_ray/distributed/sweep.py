@@ -233,10 +233,10 @@ def _play(
     watching = callbacks(stage.watch, stage.storage, phase, task)
     pool = stage.pool
     with SweepProgress(phase, configurations, seeds) as progress:
-        if pool.groups > trials * (1 if phase == "search" else seeds):
+        if phase == "search" and pool.groups > trials:
             progress.note(
-                f"{pool.groups} runs fit side by side, and no more than {trials} at a time are "
-                "wanted; a higher --search.concurrency uses the rest"
+                f"{pool.groups} runs fit side by side, and {trials} configurations race at a time; "
+                "a higher --search.concurrency uses the rest"
             )
         conductor = Conductor(phase, pool, plan_for, known, progress, deadline)
         try:

@@ -75,7 +75,7 @@ def table(study: Study) -> list[tuple[object, ...]]:
     ]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2"])
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_what_is_found_does_not_depend_on_which_run_ends_first(
     sampler: str, concurrency: int
