@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import optuna
 import ray
@@ -45,7 +43,7 @@ _VOICES = 4  # trials that only pass on scores: more would tell no sooner
 _SECONDS_AN_HOUR = 3600.0
 
 
-class Stage:
+class Stage(ExitStack):
     """Where runs are done, and where they can be followed; a context manager.
 
     Its worker groups start with the first runs, stay for those that follow, and go at the end.
@@ -54,31 +52,20 @@ class Stage:
     def __init__(
         self, session: Session, resources: ResourcesConfig, storage: str, watch: WatchConfig
     ) -> None:
+        super().__init__()
         self.session = session
         self.resources = resources
         self.storage = storage
         self.watch = watch
         # Ray's own state of this launch: the records are what remains.
         self.folder = f"{storage}/ray/{uuid.uuid4().hex[:12]}"
-        self._open = ExitStack()
 
     @functools.cached_property
     def pool(self) -> WorkerPool:
         """The worker groups."""
-        self._open.callback(remove_folder, self.folder)
+        self.callback(remove_folder, self.folder)
         pool = WorkerPool(self.session, self.resources, f"{self.folder}/groups")
-        return self._open.enter_context(pool)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+        return self.enter_context(pool)
 
 
 @dataclass(frozen=True)
