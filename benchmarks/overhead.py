@@ -7,6 +7,7 @@ runs out, recording them, and going home.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,12 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--runs", type=int, default=5, help="how many")
     add("--epochs", type=int, default=2, help="of each run: two take about a minute on two cores")
-    add("--threads", type=int, default=2, help="of the one worker, and of the loop")
+    add(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="of a worker, and of the loop: with fewer than all cores, the job runs two at a time",
+    )
     add("--folder", default="runs/overhead", help="where both keep their storages; emptied first")
     add("--write", action="store_true", help="write the section of docs/BENCHMARKS.md")
     return parser.parse_args()
