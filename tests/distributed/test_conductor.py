@@ -49,10 +49,11 @@ class Scene:
     scores: dict[tuple[int, int], Score] = field(default_factory=dict)  # on record
 
     def __post_init__(self) -> None:
-        self.pool: Any = FakePool()
+        self.pool = FakePool()
+        pool: Any = self.pool
         self.played = Conductor(
             "search",
-            self.pool,
+            pool,
             lambda proposal: SimpleNamespace(number=proposal.number, trunk=self.trunk),  # type: ignore[arg-type,return-value]
             self.known,
             SweepProgress("search", self.study.wanted, self.study.seeds),
@@ -85,7 +86,7 @@ class Scene:
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.ray, "get", lambda value: value)
+    monkeypatch.setattr("ray.get", lambda value: value)
 
 
 def search(**changes: Any) -> ContenderStudy:

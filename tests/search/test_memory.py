@@ -4,6 +4,7 @@ import optuna
 
 from adapt_ray.config import Contender, FullConfig, Interval, SearchConfig
 from adapt_ray.search.memory import journal, read_points, write_points
+from adapt_ray.search.space import Values
 from adapt_ray.search.study import ContenderStudy, Score, advance
 
 FULL = Contender(
@@ -34,6 +35,6 @@ def test_another_process_reads_the_journal_and_a_new_start_begins_it_anew(tmp_pa
 
 def test_the_points_that_a_search_began_with_are_found_again(tmp_path: Path) -> None:
     assert read_points(str(tmp_path), "name") is None
-    points = {"full": [{"training.learning_rate": 1e-4}], "plain": []}
+    points: dict[str, list[Values]] = {"full": [{"training.learning_rate": 1e-4}], "plain": []}
     write_points(str(tmp_path), "name", points)
     assert read_points(str(tmp_path), "name") == points
