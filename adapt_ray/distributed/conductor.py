@@ -26,9 +26,13 @@ Known = Callable[[Proposal, int], Score | None]
 
 def recorded(records: RecordStore, plan_for: PlanFor) -> Known:
     """Return a look-up of the score of a proposal's run with a seed; None while not finished."""
+    plans: dict[tuple[str, int], RunPlan] = {}  # making one loads and solves what it selects by
 
     def known(proposal: Proposal, seed: int) -> Score | None:
-        plan = plan_for(proposal)
+        name = proposal.contender, proposal.number
+        if name not in plans:
+            plans[name] = plan_for(proposal)
+        plan = plans[name]
         record = records.get(plan.run_id(seed), plan.task, plan.method.type)
         if record is None or not record.finished:
             return None
