@@ -1,6 +1,7 @@
 # make demo     set up once, then run the main job on the packaged model and the generated corpus
 # make test     set up once, then run the tests
-# make check    ruff and the type checker
+# make check    ruff, the type checker, and the documentation built with warnings as errors
+# make docs     the documentation, as a site in build/site
 #
 # TORCH_INDEX=<URL>  take PyTorch from this package index: the one of its CPU build, or of the CUDA
 #                    build that fits the machine (PyTorch's installation page lists them)
@@ -12,7 +13,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt | cut -d' ' -f1)
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check docs setup clean
 
 demo: $(STAMP)
 	"$(BIN)/python" jobs/sweep.py jobs/recipes/demo.yaml
@@ -26,6 +27,10 @@ check: $(STAMP)
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
+	@$(MAKE) --no-print-directory docs
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict
 
 setup: $(STAMP)
 

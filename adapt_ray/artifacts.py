@@ -12,6 +12,7 @@ file's digest before they use it.
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import uuid
@@ -19,10 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from pydantic import TypeAdapter
 
+from adapt_ray.config import expanded
 from adapt_ray.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -80,6 +84,9 @@ class Manifest:
         return digest_json(self.files)[:20]
 
 
+_MANIFEST = TypeAdapter(Manifest)
+
+
 def digest_json(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON; a value that is not JSON raises TypeError."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -92,18 +99,83 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_root(root: str) -> tuple[pafs.FileSystem, str]:
+def open_root(root: str, field: str = "storage") -> tuple[pafs.FileSystem, str]:
     """Return the filesystem and path of a storage root: an absolute folder, or a URI.
 
-    Raises InputError when the scheme is unknown or the place cannot be reached.
+    Raises InputError, naming the configuration's ``field``, when the scheme is unknown or the place
+    cannot be reached.
     """
     try:
         if "://" in root:
             filesystem, path = pafs.FileSystem.from_uri(root)
             return filesystem, str(path)
-        return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise InputError(f"storage {root!r} cannot be opened: {error}") from None
+        return pafs.LocalFileSystem(), str(expanded(root, field).resolve())
+    except InputError:
+        raise
+    except (ValueError, OSError, NotImplementedError, pa.ArrowException) as error:
+        raise InputError(f"{field} {root!r} cannot be opened: {_reason(error)}") from None
+
+
+def check_place(root: str, field: str = "storage") -> None:
+    """Check, writing nothing, that a folder or URI can be reached, and on a disk written to.
+
+    Raises InputError naming the configuration's ``field`` when it cannot, or when a file is there.
+    """
+    filesystem, path = open_root(root, field)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        _check_writable(Path(path), root, field)
+    else:
+        check_readable(root, field)
+
+
+def check_readable(root: str, field: str = "storage") -> None:
+    """Check that a folder or URI can be reached; it need not exist yet.
+
+    Raises InputError naming the configuration's ``field`` when it cannot, or when a file is there.
+    """
+    filesystem, path = open_root(impatient(root), field)
+    if not path.strip("/"):
+        raise InputError(f"{field} {root!r} names no bucket; give one, as s3://bucket/folder")
+    try:
+        kind = filesystem.get_file_info(path).type
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{field} {root!r} cannot be reached: {_reason(error)}") from None
+    if kind == pafs.FileType.File:
+        raise InputError(f"{field} {root!r} is a file; give a folder")
+
+
+def impatient(root: str) -> str:
+    """Return a URI that gives up in seconds: Google's client tries for a quarter of an hour."""
+    if not root.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in root:
+        return root
+    return f"{root}{'&' if '?' in root else '?'}retry_limit_seconds=10"
+
+
+def check_folder(folder: str, field: str) -> None:
+    """Check that a local folder, and no URI, can be written to. Raises InputError otherwise."""
+    if "://" in folder:
+        raise InputError(f"{field} {folder!r} is a URI; give a folder that all workers see")
+    check_place(folder, field)
+
+
+def _check_writable(path: Path, root: str, field: str) -> None:
+    here = path
+    while True:
+        try:
+            here.stat()
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            here = here.parent
+        except OSError as error:
+            raise InputError(f"{field} {root!r} cannot be used: {error.strerror}") from None
+    if not here.is_dir():
+        raise InputError(f"{field} {root!r} is no folder: {str(here)!r} is a file")
+    if not os.access(here, os.W_OK | os.X_OK):
+        raise InputError(f"{field} {root!r}: this user may not write into {str(here)!r}")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 class ArtifactStore:
@@ -141,8 +213,8 @@ class ArtifactStore:
         with self._fs.open_input_stream(str(path)) as stream:
             text = stream.read()
         try:
-            return Manifest(**json.loads(text))
-        except (ValueError, TypeError):
+            return _MANIFEST.validate_json(text)
+        except ValueError:
             raise InputError(
                 f"artifact manifest {path} is damaged; {_remedy(path.parent)}"
             ) from None
@@ -227,6 +299,8 @@ class ArtifactStore:
         folder = self._base / manifest.stage / manifest.key / _plain(manifest.attempt)
         for name, expected in manifest.files.items():
             path = folder / _plain(name)
+            if self.local:
+                _refuse_link(Path(path), Path(folder.parent))
             _check(str(path), self._digest(str(path)), expected, folder.parent)
 
     def _digest(self, path: str) -> str | None:
@@ -273,6 +347,12 @@ def write_whole(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def folder_name(text: str) -> str:
+    """Return the name of one folder for any text: never a path, ``.`` or ``..``."""
+    name = quote(text, safe=" ")
+    return name.replace(".", "%2E") if set(name) == {"."} else name
+
+
 def remove_folder(root: str) -> None:
     """Delete a folder or the objects below a URI, if there are any."""
     filesystem, path = open_root(root)
@@ -295,9 +375,18 @@ def replace_folder(source: Path, target: Path) -> None:
 def _verified(folder: Path, manifest: Manifest) -> Path:
     for name, expected in manifest.files.items():
         path = folder / _plain(name)
+        _refuse_link(path, folder.parent)
         found = digest_file(path) if path.is_file() else None
         _check(str(path), found, expected, folder.parent)
     return folder
+
+
+def _refuse_link(path: Path, folder: Path) -> None:
+    """Refuse a file that lies elsewhere: who may write there could change it when it is checked."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"artifact file {path} is a link out of the artifact's folder; {_remedy(folder)}"
+        )
 
 
 def _check(path: str, found: str | None, expected: str, folder: Path | PurePosixPath) -> None:

@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from adapt_ray.errors import InputError, nearest
+from adapt_ray.errors import InputError, nearest, shown
 
 Precision = Literal["auto", "fp32", "bf16"]
 Scalar = bool | int | float | str | None
@@ -46,6 +53,26 @@ def _outside_key(default: Any, description: str, **bounds: Any) -> Any:
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
+def _without_secret(place: str) -> str:
+    """Refuse a URI with a password or key, which would end up in reports and job metadata.
+
+    Nothing of it is repeated in the message. A name alone is no secret to a bucket (``gs://
+    anonymous@bucket``, ``abfs://container@account``), but can be a web server's token.
+    """
+    scheme, found, rest = place.partition("://")
+    user, at, _ = re.split(r"[/?#]", rest)[0].rpartition("@")
+    secret = at and (":" in user or scheme in ("http", "https"))
+    if found and (secret or re.search(r"[?&][^=&]*(secret|token|password|key)[^=&]*=", rest, re.I)):
+        raise ValueError(
+            "the URI holds a secret, which reports and logs would repeat; leave it out and set the "
+            "environment variables that the service reads"
+        )
+    return place
+
+
+Place = Annotated[str, AfterValidator(_without_secret)]
+
+
 class DataConfig(Config):
     """Which corpus, and how it is split, reduced and balanced."""
 
@@ -54,12 +81,12 @@ class DataConfig(Config):
         description="built-in task (brings its source, markers and preprocessing); 'demo' when "
         "neither task nor source is given",
     )
-    source: str | None = _outside_key(
+    source: Place | None = _outside_key(
         None,
         "a file (.parquet, .jsonl, .csv), a folder of train/dev/test files, a URI of either, or a "
         "Hugging Face hub id; with a task: where that task's files lie",
     )
-    folder: str | None = _outside_key(
+    folder: Place | None = _outside_key(
         None,
         "a folder, or its URI, with one folder of train/dev/test files a task, read in place of "
         "the hub; named as the task is, or as its hub copy or a usual local one",
@@ -127,7 +154,7 @@ class DataConfig(Config):
 class ModelConfig(Config):
     """The pretrained model and what is put on top of it."""
 
-    name: str = Field(
+    name: Place = Field(
         "minilm",
         description="'minilm' (MiniLM-L6 from its Python package), a local folder, or a hub id",
     )
@@ -148,8 +175,8 @@ class ModelConfig(Config):
         None, ge=0, lt=1, description="dropout of the backbone; the model's own when not given"
     )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the classifier")
-    trust_remote_code: bool = Field(
-        False, description="run Python code that a hub model brings along (unsafe)"
+    trust_remote_code: Literal[False] = Field(
+        False, description="Python code that a model brings along is never run"
     )
 
 
@@ -308,7 +335,7 @@ class AdaptConfig(Budgeted):
         "with training.trunk_cache, what is read from the cache costs none",
     )
     selection_seed: int = Field(0, ge=0, description="seed of random and type_matched")
-    map_from: str | None = Field(
+    map_from: Place | None = Field(
         None,
         description="sensitivity.json of another task (file or URI) to select by, a control; this "
         "task's when not given",
@@ -558,7 +585,7 @@ class TrainingConfig(Config):
 class ResourcesConfig(Config):
     """Where a job runs and how wide; never part of a key."""
 
-    address: str | None = Field(
+    address: Place | None = Field(
         None,
         description="Ray address to join ('auto', host:port); a local Ray starts when not given "
         "and RAY_ADDRESS is not set",
@@ -566,6 +593,12 @@ class ResourcesConfig(Config):
     workers: int = Field(1, ge=1, description="training workers of one run")
     cpus_per_worker: float = Field(1, gt=0, description="CPUs (and threads) of one worker")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of one worker; fractions share one")
+    runs_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="most runs side by side; as many as fit on the cluster as it is when the job "
+        "starts if not given, so give it where nodes are started on demand",
+    )
     trunk_cache_gb: float = Field(
         20.0, gt=0, description="most disk that cached trunk states take, in GiB"
     )
@@ -710,7 +743,7 @@ class SearchConfig(Config):
         "operations; with several all seeds run, and every configuration that no other one beats "
         "in all of them goes into the final comparison",
     )
-    warm_start: tuple[str, ...] = Field(
+    warm_start: tuple[Place, ...] = Field(
         (),
         description="storages of earlier sweeps: the best configurations of the same method that "
         "lie in the space are tried first",
@@ -746,7 +779,7 @@ class SearchConfig(Config):
 class WatchConfig(Config):
     """Where a sweep can be followed, besides its storage; TensorBoard files are always written."""
 
-    mlflow: str | None = Field(None, description="tracking URI of an MLflow server, or a folder")
+    mlflow: Place | None = Field(None, description="tracking URI of an MLflow server, or a folder")
     wandb: str | None = Field(
         None, description="Weights & Biases project; the key is read from WANDB_API_KEY"
     )
@@ -759,7 +792,7 @@ class WatchConfig(Config):
 class Job(Config):
     """What every job takes."""
 
-    storage: str = _outside_key(
+    storage: Place = _outside_key(
         "runs", "folder or URI that holds artifacts, records and reports; shared by all nodes"
     )
     data: DataConfig = Field(DataConfig(), description="the corpus")
@@ -783,7 +816,7 @@ class SensitivityJob(MineJob):
     method: AdaptConfig = Field(
         AdaptConfig(), description="how modules are selected; another selection costs nothing"
     )
-    report: str | None = _outside_key(None, "folder for the figure; under the storage by default")
+    report: Place | None = _outside_key(None, "folder for the figure; under the storage by default")
 
 
 class _TrainJob(MineJob):
@@ -799,7 +832,7 @@ class FinetuneJob(_TrainJob):
     method: MethodConfig = Field(AdaptConfig(), description="the method")
     seed: int = Field(0, ge=0, description="run seed: initialisation, data order and dropout")
     test: bool = Field(False, description="also score the test split")
-    export: str | None = _outside_key(None, "folder that receives the trained model")
+    export: Place | None = _outside_key(None, "folder that receives the trained model")
 
 
 TableName = Literal[
@@ -852,7 +885,7 @@ class StabilityJob(_TrainJob):
         None, "published table that the report prints beside these runs"
     )
     watch: WatchConfig = _outside_key(WatchConfig(), "where else to follow it")
-    report: str | None = _outside_key(None, "folder for the report; under the storage by default")
+    report: Place | None = _outside_key(None, "folder for the report; under the storage by default")
 
     @model_validator(mode="after")
     def _names_known(self) -> "StabilityJob":
@@ -879,7 +912,7 @@ class SweepJob(_TrainJob):
     search: SearchConfig = Field(SearchConfig(), description="the search")
     repeat_shared: bool = _repeat_shared()
     watch: WatchConfig = _outside_key(WatchConfig(), "where else to follow it")
-    report: str | None = _outside_key(None, "folder for the report; under the storage by default")
+    report: Place | None = _outside_key(None, "folder for the report; under the storage by default")
 
     @model_validator(mode="after")
     def _grid_is_finite(self) -> "SweepJob":
@@ -897,7 +930,7 @@ class SweepJob(_TrainJob):
 class PromptConfig(Config):
     """How a causal model is asked for classes."""
 
-    model: str | None = Field(
+    model: Place | None = Field(
         None,
         description="the causal model: a local folder or hub id, or its name at the endpoint",
     )
@@ -982,10 +1015,78 @@ class PromptJob(Job):
     prompt: PromptConfig = Field(PromptConfig(), description="model, prompts and sampling")
 
 
+class PredictData(Config):
+    """Which texts are classified."""
+
+    source: Place | None = Field(
+        None,
+        description="a file (.parquet, .jsonl, .csv), a folder of train, dev or test files, a URI "
+        "of either, or a Hugging Face hub id; labels are not needed",
+    )
+    hub_config: str | None = Field(None, description="configuration name of a hub dataset")
+    hub_revision: str | None = Field(None, description="commit, tag or branch of a hub dataset")
+    splits: tuple[Literal["train", "dev", "test"], ...] = Field(
+        (), description="which splits, one after the other (empty: all there are)"
+    )
+    text_column: str = Field("text", description="column with the text")
+    label_column: str | None = Field(
+        None, description="column with the true class, to score the predictions by"
+    )
+    columns: tuple[str, ...] = Field(
+        (), description="columns that are carried along into the predictions, as '[id, label]'"
+    )
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> "PredictData":
+        for name, values in (("columns", self.columns), ("splits", self.splits)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {list(values)} names one twice")
+        return self
+
+
+class PredictJob(Config):
+    """Classify the texts of a corpus with an exported model."""
+
+    model: Place | None = Field(
+        None,
+        description="the exported model: a folder that every node sees, or its URI, which every "
+        "node copies once",
+    )
+    output: Place = _outside_key("predictions", "folder or URI that receives the predictions")
+    data: PredictData = Field(PredictData(), description="the texts")
+    part_rows: int = Field(
+        10_000, ge=1, description="texts of one output file; a killed job repeats unfinished ones"
+    )
+    batch_tokens: int | None = _outside_key(
+        None,
+        "tokens of a batch, padding included; every worker looks for the fastest number on the "
+        "first texts when not given",
+        ge=1,
+    )
+    resources: ResourcesConfig = _outside_key(ResourcesConfig(), "where and how wide")
+
+
+class ServeConfig(Config):
+    """How a model is served; the arguments of ``serve run adapt_ray.distributed.serve:app``."""
+
+    model: Place = Field(description="the exported model: a folder all nodes see, or its URI")
+    replicas: int = Field(1, ge=1, description="copies of the model")
+    threads: int = Field(1, ge=1, description="CPUs, and threads of torch, of one replica")
+    gpus: float = Field(0, ge=0, description="GPUs of one replica; fractions share one")
+    batch_tokens: int = Field(4096, ge=1, description="tokens of a batch, padding included")
+    max_ongoing: int = Field(32, ge=1, description="requests that a replica holds at a time")
+    max_queued: int = Field(
+        32, ge=0, description="requests that wait for a replica; further ones get status 503"
+    )
+    max_texts: int = Field(64, ge=1, description="texts of one request")
+    max_characters: int = Field(20_000, ge=1, description="characters of one text")
+    max_bytes: int = Field(4_000_000, ge=1, description="bytes of one request")
+
+
 class ReportJob(Config):
     """Write tables and figures from records."""
 
-    storage: str = _outside_key("runs", "folder or URI that holds the records")
+    storage: Place = _outside_key("runs", "folder or URI that holds the records")
     task: str | None = Field(None, description="only records of this task")
     table: TableName | None = Field(
         None, description="published table that the report prints beside the records"
@@ -993,7 +1094,7 @@ class ReportJob(Config):
     search_curves: bool = Field(
         False, description="draw the learning curves of a search's runs too"
     )
-    report: str | None = _outside_key(None, "folder for the report; under the storage by default")
+    report: Place | None = _outside_key(None, "folder for the report; under the storage by default")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1050,6 +1151,11 @@ def parse(model: type[C], argv: Sequence[str], *, prog: str) -> Invocation[C]:
             dry_run = True
         elif argument.startswith("--") or "=" in argument:
             path, equals, text = argument.removeprefix("--").partition("=")
+            if not all(path.split(".")):
+                raise InputError(
+                    f"flag {argument!r} names no field: give --FIELD or --SECTION.FIELD; see "
+                    f"{prog} --help"
+                )
             if not equals:
                 if not arguments:
                     raise InputError(f"flag --{path} has no value; see {prog} --help")
@@ -1090,31 +1196,50 @@ def describe(model: type[Config], prog: str) -> str:
     return "\n".join(lines)
 
 
-def absolute_storage(storage: str) -> str:
+def absolute_storage(storage: str, field: str = "storage") -> str:
     """Return a storage location that means the same on every node: absolute, or a URI.
 
-    Raises InputError for a relative folder inside a submitted Ray job, where the working directory
-    is a temporary copy that Ray deletes.
+    ``field`` is what the configuration calls it. Raises InputError for a relative folder inside a
+    submitted Ray job, where the working directory is a temporary copy that Ray deletes.
     """
     if "://" in storage:
         return storage
-    path = Path(storage).expanduser()
+    path = expanded(storage, field)
     if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise InputError(
-            f"storage {storage!r} is relative, and a submitted job runs in a temporary copy of the "
-            "working directory; give an absolute path or a URI with --storage"
+            f"{field} {storage!r} is relative, and a submitted job runs in a temporary copy of the "
+            f"working directory; give an absolute path or a URI with --{field}"
         )
     return str(path.resolve())
 
 
+def expanded(path: str, field: str) -> Path:
+    """Return a folder or file with ``~`` replaced. InputError for what can be no path."""
+    if "\0" in path:
+        raise InputError(f"{field} {path!r} holds a NUL character, which no path can")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{field} {path!r}: there is no such user's home folder") from None
+
+
 def _read_recipe(path: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = _from_yaml(expanded(path, "recipe").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"recipe {path!r} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except IsADirectoryError:
+        raise InputError(f"recipe {path!r} is a folder; give a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"recipe {path!r} is not UTF-8 text: byte {error.start + 1} is "
+            f"0x{error.object[error.start]:02x}"
+        ) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).replace("in \"<unicode string>\"", "in").split())
         raise InputError(f"recipe {path!r} cannot be read: {reason}") from None
+    if values is None:
+        raise InputError(f"recipe {path!r} is empty; give fields with values")
     if not isinstance(values, dict):
         raise InputError(f"recipe {path!r} holds a {type(values).__name__}, not fields with values")
     return values
@@ -1122,9 +1247,60 @@ def _read_recipe(path: str) -> dict[str, Any]:
 
 def _scalar(path: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"flag --{path} has the value {text!r}, which is not YAML") from None
+        return _from_yaml(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[-1 if isinstance(error, ValueError) else 0]
+        raise InputError(
+            f"flag --{path} has the value {shown(text)}, which is not YAML: {reason}"
+        ) from None
+
+
+_MOST_NODES = 100_000  # of a YAML document, aliases followed: a recipe has a few hundred
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses repeated keys and aliases that grow without bound."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the document's root; ValueError where it stands for too much."""
+        root: yaml.Node | None = super().get_single_node()
+        if root is not None and _nodes(root, {}) > _MOST_NODES:
+            raise ValueError(f"its aliases stand for more than {_MOST_NODES:,} values")
+        return root
+
+
+def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values below a node, those of an alias wherever it stands."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES + 1  # what an alias of itself stands for
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            _refuse_repeats(node)
+            children = [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        known[id(node)] = 1 + sum(_nodes(child, known) for child in children)
+    return known[id(node)]
+
+
+def _refuse_repeats(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ValueError(f"line {key.start_mark.line + 1}: a list or mapping names no field")
+        if key.value in seen:
+            raise ValueError(f"line {key.start_mark.line + 1}: field {key.value!r} is given twice")
+        seen.add(key.value)
+
+
+def _from_yaml(text: str) -> Any:
+    """Return what a YAML document holds; ValueError or YAMLError, whose text says what is wrong."""
+    try:
+        return _Loader(text).get_single_data()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (AttributeError, LookupError, TypeError):  # PyYAML on ``!!timestamp x``, ``!!bool x``
+        raise ValueError("a value does not fit its tag") from None
 
 
 # A recipe that names a method or contenders means exactly those: nothing of the defaults shines
@@ -1233,7 +1409,7 @@ def _explain(
     location = [str(part) for part in problem["loc"]]
     path = _written_path(location, values)
     where = _origin_of(path, origin)
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
         section, _, name = path.rpartition(".")
         allowed = _names_at(model, section, values)
         place = f"section {section!r}" if section else "the job"
@@ -1247,12 +1423,12 @@ def _explain(
         tags = [t for t in tags if t] or [m.model_fields["type"].default for m in _METHODS]
         where = _origin_of(f"{path}.type", origin)
         return (
-            f"{path}.type is {given!r} ({where}){nearest(str(given), tags)}; "
+            f"{path}.type is {shown(given)} ({where}){nearest(str(given), tags)}; "
             f"allowed: {', '.join(tags)}"
         )
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    given = "" if problem["type"] == "missing" else f" is {problem['input']!r}"
+    given = "" if problem["type"] == "missing" else f" is {shown(problem['input'])}"
     if problem["type"] == "value_error":
         given = ""
     return f"{path or 'configuration'}{given} ({where}): {message}"

@@ -1,6 +1,8 @@
 """The errors that a job tells in one line, and the hint that goes with a misspelt name."""
 
 import difflib
+import re
+import reprlib
 from collections.abc import Iterable
 
 
@@ -20,6 +22,28 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, 200, 200, 60
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: its ``repr``, shortened where it is long."""
+    return _REPR.repr(value)
+
+
+def one_line(text: str) -> str:
+    """Return text as a terminal may show it: one line, nothing that controls it, no password.
+
+    What is quoted in an error can come from anywhere: a corpus, a server, a file name.
+    """
+    text = re.sub(r"://[^\s/@]*:[^\s/@]*@", "://***@", text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in " ".join(text.splitlines())
+    )
 
 
 def last_line(error: BaseException | None) -> str:

@@ -5,14 +5,18 @@ costs no dense gradient and no optimizer state over the whole vocabulary, and we
 move its rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel
@@ -222,7 +226,7 @@ class Prompt(nn.Module):
 
     def forward(self, embedded: Tensor) -> Tensor:
         """Return [B, P + T, hidden] of embedded texts [B, T, hidden]."""
-        rows = self.rows.to(embedded.dtype).expand(len(embedded), -1, -1)
+        rows = self.rows.to(embedded.dtype).expand(embedded.shape[0], -1, -1)
         return torch.cat([rows, embedded], dim=1)
 
 
@@ -266,7 +270,7 @@ class TaskClassifier(nn.Module):
             states = self.prompt(self.embedding(ids))
             before = len(self.prompt.rows)
             seen = functional.pad(mask, (before, 0), value=True)
-            at = torch.arange(before, device=ids.device).expand(len(ids), -1)
+            at = torch.arange(before, device=ids.device).expand(ids.shape[0], -1)
             positions = torch.cat([at, positions + before], dim=1)
         if self.family.position_offset == "padding":
             positions = positions + self.backbone.config.pad_token_id + 1  # type: ignore[union-attr,operator]
@@ -382,14 +386,15 @@ def pool(states: Tensor, mask: Tensor, markers: Tensor, pooling: str) -> Tensor:
     """
     if pooling == "cls":
         return states[:, 0]
+    # A batch's size by its shape: len() of a tensor would become a constant of an exported graph.
+    rows = torch.arange(states.shape[0], device=states.device)
     if pooling == "last":
-        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+        return states[rows, mask.sum(1) - 1]
     weights = mask.unsqueeze(-1).to(states.dtype)
     mean = (states * weights).sum(1) / weights.sum(1)
     if pooling == "mean":
         return mean
-    rows = torch.arange(len(states), device=states.device).unsqueeze(1)
-    at = states[rows, markers.clamp(min=0)]  # [B, M, H]
+    at = states[rows.unsqueeze(1), markers.clamp(min=0)]  # [B, M, H]
     at = torch.where((markers < 0).unsqueeze(-1), mean.unsqueeze(1), at)
     return torch.cat([mean.unsqueeze(1), at], dim=1).flatten(1)
 
@@ -401,6 +406,7 @@ def family_of(backbone: nn.Module) -> Family:
 
 def check_model(config: ModelConfig) -> None:
     """Check, without loading weights, that a model can be used. Raises InputError."""
+    check_weights(resolve_model(config.name), AutoModel, load_options(_pretrained_config(config)))
     kind = str(_pretrained_config(config).model_type)
     if config.pooling == "cls" and FAMILIES[kind].causal:
         raise InputError(
@@ -409,12 +415,70 @@ def check_model(config: ModelConfig) -> None:
         )
 
 
+def check_weights(folder: Path, kind: Any, options: Mapping[str, Any]) -> None:
+    """Check that a folder's weights are those that its configuration describes; none are loaded.
+
+    ``kind`` is the class that would load them with ``options``. Raises InputError for one that is
+    missing, which would otherwise be drawn at random, or has another shape.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with reading_model(folder):
+        _, found = kind.from_pretrained(
+            folder,
+            device_map="meta",
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    for name, theirs, ours in sorted(found["mismatched_keys"]):
+        raise InputError(
+            f"model folder {str(folder)!r}: weight {name} is {_size(theirs)}, where config.json "
+            f"describes {_size(ours)}"
+        )
+    for name in sorted(found["missing_keys"]):
+        raise InputError(
+            f"model folder {str(folder)!r}: the weights lack {name}, which config.json describes"
+        )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+@contextmanager
+def reading_model(folder: Path) -> Iterator[None]:
+    """Turn what transformers says of a damaged model folder into one line that names the folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"model folder {str(folder)!r} cannot be opened as its config.json describes it: "
+            f"{type(error).__name__}: {reason}"
+        ) from None
+
+
 def unloaded_backbone(config: ModelConfig) -> nn.Module:
     """Return a model's backbone without its weights, on the meta device."""
     pretrained = _pretrained_config(config)
-    with torch.device("meta"):
+    with reading_model(resolve_model(config.name)), torch.device("meta"):
         backbone: nn.Module = AutoModel.from_config(
-            pretrained, trust_remote_code=config.trust_remote_code, **load_options(pretrained)
+            pretrained, trust_remote_code=False, **load_options(pretrained)
         )
     return backbone
 
@@ -479,7 +543,7 @@ def _load_backbone(config: ModelConfig) -> nn.Module:
         config=pretrained,
         dtype=torch.float32,
         use_safetensors=True,
-        trust_remote_code=config.trust_remote_code,
+        trust_remote_code=False,
         **load_options(pretrained),
     )
     return backbone
@@ -488,9 +552,9 @@ def _load_backbone(config: ModelConfig) -> nn.Module:
 def _pretrained_config(config: ModelConfig) -> Any:
     """Read a model's configuration. Raises InputError for a type that is no family of ours."""
     _family(model_type(config.name))  # first: transformers may not know the type either
-    return AutoConfig.from_pretrained(
-        resolve_model(config.name), trust_remote_code=config.trust_remote_code
-    )
+    folder = resolve_model(config.name)
+    with reading_model(folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_options(pretrained: Any) -> dict[str, Any]:

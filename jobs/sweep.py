@@ -12,7 +12,15 @@ from adapt_ray.config import SweepJob
 from adapt_ray.distributed.compare import Comparison
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import MissingError
-from adapt_ray.distributed.sweep import Runs, SearchPlan, Trial, search, winners
+from adapt_ray.distributed.sweep import (
+    Runs,
+    SearchPlan,
+    Trial,
+    check_warm_start,
+    search,
+    winners,
+)
+from adapt_ray.distributed.winner import write_recipes
 from adapt_ray.search.study import Proposal
 from adapt_ray.training.run import RunPlan
 
@@ -21,9 +29,10 @@ FIRST_FINAL_SEED = 100  # none of the final seeds took part in the search
 
 def sweep(job: SweepJob, dry_run: bool) -> None:
     """Mine, measure, search, compare and report; what is done already is not repeated."""
-    with Session(job.resources) as session:
+    with Session(job.resources, job.storage) as session:
         comparison = Comparison(job, session, find_only=dry_run)
         comparison.check()
+        check_warm_start(job.search)
         chain = comparison.chain
 
         def plan_for(proposal: Proposal) -> RunPlan:
@@ -53,6 +62,7 @@ def sweep(job: SweepJob, dry_run: bool) -> None:
 
         searched = [Runs(trial.plan, range(job.search.seeds)) for trial in trials]
         comparison.report([*searched, *finals, *own])
+        print(cli.table(write_recipes(job, plans, seeds[0], comparison.target)))
 
 
 def _finals(comparison: Comparison, best: Sequence[Trial]) -> list[RunPlan]:

@@ -71,7 +71,7 @@ def _attend(
     prefix is visible to every token.
     """
     prefix = cast(Tensor, module.prefix).to(key.dtype)
-    before = prefix.unsqueeze(1).expand(2, len(key), *prefix.shape[1:])
+    before = prefix.unsqueeze(1).expand(2, key.shape[0], *prefix.shape[1:])
     groups = query.shape[1] // key.shape[1]
     keys = torch.cat([before[0], key], dim=2).repeat_interleave(groups, dim=1)
     values = torch.cat([before[1], value], dim=2).repeat_interleave(groups, dim=1)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,8 @@ import pyarrow.fs as pafs
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from adapt_ray.config import DataConfig
+from adapt_ray.artifacts import impatient, open_root
+from adapt_ray.config import DataConfig, PredictData, expanded
 from adapt_ray.data.strings import Column, Strings
 from adapt_ray.errors import InputError, nearest
 
@@ -33,6 +34,15 @@ class Rows:
 
     texts: Strings
     labels: Strings
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts to classify, and what else is known of them."""
+
+    texts: Strings
+    labels: Strings | None  # as written; None where none were asked for
+    carried: pa.Table  # the columns that go along, a row a text
 
 
 @dataclass(frozen=True)
@@ -51,19 +61,70 @@ def read_source(source: str, config: DataConfig) -> dict[str, Rows]:
     which files its splits are is read as the hub would. Raises InputError for a source that is
     missing, unreadable, or holds no usable texts and labels.
     """
+    parts = _read_parts(source, config.hub_config, config.hub_revision, need_train=True)
+    return {split: _rows(found, config) for split, found in parts.items()}
+
+
+def read_texts(source: str, config: PredictData) -> Texts:
+    """Read the texts of a source's splits, one after the other, with or without labels.
+
+    Sources are those of :func:`read_source`, but any split will do. Raises InputError for a source
+    that is missing or unreadable, a column that it lacks, and rows without a text.
+    """
+    parts = _read_parts(source, config.hub_config, config.hub_revision, need_train=False)
+    for split in config.splits:
+        if split not in parts:
+            raise InputError(
+                f"data.splits names {split!r}, but {source!r} has only {', '.join(parts)}"
+            )
+    wanted = config.splits or tuple(name for name in _ORDER if name in parts)
+    chosen = [part for split in wanted for part in parts[split]]
+    for part in chosen:
+        if part.table.num_rows == 0:
+            raise InputError(f"{part.origin} has no rows")
+    texts = [_texts(part, config.text_column) for part in chosen]
+    label = config.label_column
+    labels = None if label is None else [_labels(part, label) for part in chosen]
+    return Texts(
+        _joined(texts), None if labels is None else _joined(labels), _carried(chosen, config)
+    )
+
+
+def _joined(columns: Sequence[Column]) -> Strings:
+    chunks: list[Any] = [chunk for column in columns for chunk in column.chunks]
+    return Strings(pa.chunked_array(chunks))
+
+
+def _carried(parts: Sequence[_Part], config: PredictData) -> pa.Table:
+    tables: list[pa.Table] = []
+    for part in parts:
+        columns = [_column(part, name, "columns") for name in config.columns]
+        rows = pa.array(np.arange(part.table.num_rows))  # a table without columns has no rows
+        tables.append(pa.table([rows, *columns], names=["", *config.columns]))
+    try:
+        return pa.concat_tables(tables, promote_options="default").drop_columns([""])
+    except pa.ArrowException as error:
+        raise InputError(
+            f"data.columns {list(config.columns)} differ in type between the files of a source: "
+            f"{_one_line(error)}"
+        ) from None
+
+
+def _read_parts(
+    source: str, hub_config: str | None, revision: str | None, *, need_train: bool
+) -> dict[str, list[_Part]]:
+    expanded(source, "source")
     if not looks_like_path(source):
-        parts = read_hub(source, config.hub_config, config.hub_revision)
-    elif config.hub_revision is None and is_hub_copy(source):
-        folder = Path(source).expanduser().resolve()
-        parts = read_hub(str(folder), config.hub_config, None)
-    elif config.hub_config or config.hub_revision:
+        return read_hub(source, hub_config, revision, need_train=need_train)
+    if revision is None and is_hub_copy(source):
+        folder = str(Path(source).expanduser().resolve())
+        return read_hub(folder, hub_config, None, need_train=need_train)
+    if hub_config or revision:
         raise InputError(
             f"data.hub_config and data.hub_revision are for hub ids, but source {source!r} is a "
             "path; leave them out"
         )
-    else:
-        parts = _read_path(source)
-    return {split: _rows(found, config) for split, found in parts.items()}
+    return _read_path(source, need_train)
 
 
 def looks_like_path(source: str) -> bool:
@@ -111,7 +172,9 @@ def find_folder(parent: str, task: str, names: Sequence[str]) -> str:
     )
 
 
-def read_hub(name: str, hub_config: str | None, revision: str | None) -> dict[str, list[_Part]]:
+def read_hub(
+    name: str, hub_config: str | None, revision: str | None, *, need_train: bool = True
+) -> dict[str, list[_Part]]:
     """Read a hub dataset, or a local folder in the hub's layout. No code of it is run.
 
     Raises InputError when it cannot be loaded, and says how to give a local copy.
@@ -132,26 +195,27 @@ def read_hub(name: str, hub_config: str | None, revision: str | None) -> dict[st
         for split, rows in loaded.items()
         if split in _SPLITS
     }
-    if "train" not in parts:
+    if not parts or (need_train and "train" not in parts):
+        wanted = "train" if need_train else "train, dev or test"
         raise InputError(
-            f"hub dataset {name!r} has no split train; its splits are {', '.join(loaded)}"
+            f"hub dataset {name!r} has no split {wanted}; its splits are {', '.join(loaded)}"
         )
     return parts
 
 
-def _read_path(source: str) -> dict[str, list[_Part]]:
+def _read_path(source: str, need_train: bool) -> dict[str, list[_Part]]:
     fs, path = _open(source)
     try:
         kind = fs.get_file_info(path).type
         if kind == pafs.FileType.File:
             return {"train": [_Part(source, _read_file(fs, path))]}
         if kind == pafs.FileType.Directory:
-            files = _split_files(fs, path, source)
+            files = _split_files(fs, path, source, need_train)
             return {
                 split: [_Part(name, _read_file(fs, name)) for name in names]
                 for split, names in files.items()
             }
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"source {source!r} cannot be read: {_one_line(error)}") from None
     raise InputError(
         f"source {source!r} does not exist; give a file ({', '.join(_READERS)}), a folder with "
@@ -161,14 +225,11 @@ def _read_path(source: str) -> dict[str, list[_Part]]:
 
 def _open(source: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in source:
-        return pafs.LocalFileSystem(), str(Path(source).expanduser())
-    try:
-        fs, path = pafs.FileSystem.from_uri(source)
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise InputError(f"source {source!r} cannot be opened: {_one_line(error)}") from None
-    return fs, str(path)
+        return pafs.LocalFileSystem(), str(expanded(source, "source"))
+    return open_root(impatient(source), "source")
 
 
+_ORDER: tuple[Literal["train", "dev", "test"], ...] = ("train", "dev", "test")
 # Splits by their file and hub names; the hub calls the dev split validation.
 _SPLITS = {
     "train": "train",
@@ -182,7 +243,9 @@ _FILE = re.compile(
 )
 
 
-def _split_files(fs: pafs.FileSystem, folder: str, source: str) -> dict[str, list[str]]:
+def _split_files(
+    fs: pafs.FileSystem, folder: str, source: str, need_train: bool
+) -> dict[str, list[str]]:
     """Find the files of each split in a folder, or in its subfolder ``data``."""
     present = sorted(
         info.path
@@ -198,11 +261,12 @@ def _split_files(fs: pafs.FileSystem, folder: str, source: str) -> dict[str, lis
             split = _SPLITS[match["split"]]
             found[split].append(path)
             shards[split] = int(match["shards"] or 1)
-    if "train" not in found:
+    if not found or (need_train and "train" not in found):
         names = ", ".join(PurePosixPath(path).name for path in present[:5]) or "no file"
+        wanted = "train" if need_train else "train, dev or test"
         raise InputError(
-            f"folder {source!r} has no train file: expected train.parquet, .jsonl, .json or .csv "
-            f"(or shards train-00000-of-00001.parquet); it holds {names}"
+            f"folder {source!r} has no {wanted} file: expected train.parquet, .jsonl, .json or "
+            f".csv (or shards train-00000-of-00001.parquet); it holds {names}"
         )
     for split, paths in found.items():
         if len(paths) != shards[split]:
@@ -222,7 +286,7 @@ def _read_file(fs: pafs.FileSystem, path: str) -> pa.Table:
     try:
         with fs.open_input_file(path) as stream:
             return _READERS[suffix](io.BytesIO(stream.read()))
-    except pa.ArrowException as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         expected = "one JSON object a line" if suffix.startswith(".json") else suffix[1:]
         raise InputError(
             f"file {path!r} cannot be read as {expected}: {_one_line(error)}"
@@ -234,6 +298,8 @@ def _read_parquet(content: io.BytesIO) -> pa.Table:
 
 
 def _read_json(content: io.BytesIO) -> pa.Table:
+    if content.getvalue().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"null"):  # pyarrow dies of it
+        raise pa.ArrowInvalid("the first row is null")
     return pajson.read_json(content, read_options=pajson.ReadOptions(block_size=_BLOCK))
 
 
@@ -283,10 +349,9 @@ def _labels(part: _Part, column: str) -> Column:
             f"{part.origin}: column {column!r} holds {values.type}, not labels: strings, integers "
             "or booleans; choose another with data.label_column"
         )
-    names = _class_names(part.table.schema, column)
+    names = _class_names(part, column)
     if names:  # the hub writes -1 where a label is withheld
-        withheld = pc.less(values, pa.scalar(0, values.type))
-        values = pa.chunked_array([names]).take(pc.if_else(withheld, None, values))
+        values = _named(part, column, values, names)
     elif pa.types.is_boolean(values.type):
         values = pc.if_else(values, "True", "False")
     return _filled(part, column, values, "label")
@@ -303,7 +368,15 @@ _LABEL_TYPES = (
 
 def _column(part: _Part, column: str, option: str) -> Column:
     """Return a column's values (those of the categories, where it has some)."""
-    names = part.table.column_names
+    try:
+        names = part.table.column_names
+    except UnicodeDecodeError:
+        raise InputError(f"{part.origin} has a column whose name is no UTF-8") from None
+    if names.count(column) > 1:
+        raise InputError(
+            f"{part.origin} has the column {column!r} {names.count(column)} times; rename all but "
+            "one"
+        )
     if column not in names:
         raise InputError(
             f"{part.origin} has no column {column!r}{nearest(column, names)}; its columns are "
@@ -315,17 +388,41 @@ def _column(part: _Part, column: str, option: str) -> Column:
     return values
 
 
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
+def _class_names(part: _Part, column: str) -> list[str]:
     """Return the class names that the hub's export keeps beside integer labels, if any."""
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = features.get("info", {}).get("features", {}).get(column, {}).get("names", [])
-    return [str(name) for name in names]
+    try:
+        found = json.loads((part.table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        for name in ("info", "features", column, "names"):
+            found = found.get(name, {})
+        return [str(name) for name in found]
+    except (ValueError, AttributeError, TypeError):
+        raise InputError(
+            f"{part.origin}: the metadata under 'huggingface' is damaged; write the file without it"
+        ) from None
+
+
+def _named(part: _Part, column: str, numbers: Column, names: list[str]) -> Column:
+    """Return the names of numbered classes. Raises InputError for a number that has none."""
+    if not pa.types.is_integer(numbers.type):
+        raise InputError(
+            f"{part.origin}: column {column!r} holds {numbers.type}, but the file's metadata has "
+            "class names for numbers; write the file without them"
+        )
+    largest = pc.max(numbers).as_py()
+    if largest is not None and largest >= len(names):
+        raise InputError(
+            f"{part.origin}: column {column!r} holds {largest}, but the file's metadata has "
+            f"{len(names)} class names (0 to {len(names) - 1})"
+        )
+    withheld = pc.less(numbers, pa.scalar(0, numbers.type))
+    return pa.chunked_array([names]).take(pc.if_else(withheld, None, numbers))
 
 
 def _filled(part: _Part, column: str, values: Column, what: str) -> Column:
     """Return the values as strings. Raises InputError when some are null or blank."""
     strings: Column = values.cast(pa.large_string())
     try:
+        strings.validate(full=True)
         trimmed: Any = pc.utf8_trim_whitespace(strings)
         empty: Any = pc.equal(trimmed, pa.scalar("", pa.large_string()))
     except pa.ArrowInvalid:

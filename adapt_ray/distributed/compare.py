@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import pyarrow as pa
 
 from adapt_ray import contenders
-from adapt_ray.artifacts import open_root, write_whole
+from adapt_ray.artifacts import check_place, folder_name, open_root, write_whole
 from adapt_ray.cli import table
 from adapt_ray.config import (
     AdaptConfig,
@@ -66,6 +65,8 @@ class Comparison:
     def check(self) -> None:
         """Check corpus, model and every corner of every contender before anything starts."""
         check_watch(self.job.watch)
+        if self.job.report is not None:
+            check_place(self.job.report, "report")
         check_contenders(self.job, self.job.model)
         self.chain.check()
 
@@ -147,14 +148,18 @@ class Comparison:
 
         ``published``: a published table to write beside it.
         """
-        target = self.job.report or f"{self.chain.storage}/reports/{self._name()}"
         found = records_of(self.chain.storage, runs)
         context = dataclasses.replace(self._context(runs), published=published)
-        write_records_report(target, self.chain.storage, found, context)
-        self._print(found, target)
+        write_records_report(self.target, self.chain.storage, found, context)
+        self._print(found, self.target)
+
+    @property
+    def target(self) -> str:
+        """The folder or URI of the report."""
+        return self.job.report or f"{self.chain.storage}/reports/{self._name()}"
 
     def _name(self) -> str:
-        return quote(self.chain.corpus.name, safe=" ")
+        return folder_name(self.chain.corpus.name)
 
     def _print(self, records: Sequence[RunRecord], target: str) -> None:
         planted = self._planted()

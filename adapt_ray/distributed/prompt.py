@@ -14,7 +14,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from adapt_ray.artifacts import ArtifactStore
+from adapt_ray.artifacts import ArtifactStore, check_place
 from adapt_ray.config import PromptJob, absolute_storage
 from adapt_ray.data.corpus import load_corpus
 from adapt_ray.distributed.session import Session
@@ -45,6 +45,7 @@ class Prompting:
         self._resources = job.resources
         self._session = session
         self.storage = absolute_storage(job.storage)
+        check_place(self.storage)
         self._records = RecordStore(self.storage)
         self._plan = PromptPlan(load_corpus(job.data), job.data, prompt)
         self._plan.check()

@@ -3,13 +3,19 @@
 import logging
 import os
 import shlex
+import signal
 import socket
 import sys
+from contextlib import ExitStack
 from types import TracebackType
+from urllib.parse import urlsplit
 
 import ray
 
-from adapt_ray.config import ResourcesConfig
+from adapt_ray.beacon import Beacon, lit
+from adapt_ray.cli import still_waiting
+from adapt_ray.config import ResourcesConfig, absolute_storage
+from adapt_ray.distributed.nodes import check_shared
 from adapt_ray.errors import InputError
 
 # Nothing is sent anywhere, and Ray's own chatter leaves the terminal to our progress lines.
@@ -39,24 +45,36 @@ _LOGGERS = {
 class Session:
     """Joins a Ray cluster, or starts a local Ray, on first use; leaves it on exit.
 
-    A job whose stages are all done never starts Ray.
+    A job whose stages are all done never starts Ray. The nodes of a cluster that is joined must
+    share ``storage``.
     """
 
-    def __init__(self, resources: ResourcesConfig) -> None:
+    def __init__(self, resources: ResourcesConfig, storage: str | None = None) -> None:
         self._resources = resources
+        self._storage = storage
         self._started = False
+        self._undo = ExitStack()
+        self.beacon: Beacon | None = None  # by which a node that joins later is checked
 
     def start(self) -> None:
-        """Connect if not yet connected. Raises InputError when the address does not answer."""
+        """Connect if not yet connected.
+
+        Raises InputError when the address does not answer, and when a node does not share the
+        storage.
+        """
         if self._started:
             return
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
         address = self._resources.address or os.environ.get("RAY_ADDRESS")
+        named = "resources.address" if self._resources.address else "RAY_ADDRESS"
         if address is None:
             _use_loopback()
+        else:
+            _check_address(address, named)
         for name, level in _LOGGERS.items():
             logging.getLogger(name).setLevel(level)
+        on_stop = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=address or "local",
@@ -66,15 +84,19 @@ class Session:
             )
         except ConnectionError as error:
             reason = " ".join(str(error).split())
-            raise InputError(
-                f"resources.address {address!r}: no Ray cluster answers ({reason})"
-            ) from None
+            raise InputError(f"{named} {address!r}: no Ray cluster answers ({reason})") from None
+        if callable(on_stop):  # Ray has put its own in its place
+            signal.signal(signal.SIGTERM, on_stop)
         self._started = True
+        self._undo.callback(_leave)
         ray.data.DataContext.get_current().enable_progress_bars = False
         for handler in logging.getLogger("ray.data").handlers:
             handler.setLevel(logging.ERROR)
         if address is None:
             self._check_fits()
+        elif self._storage is not None:
+            self.beacon = self._undo.enter_context(lit(absolute_storage(self._storage)))
+            check_shared(self.beacon)
 
     def __enter__(self) -> "Session":
         return self
@@ -85,11 +107,12 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._started:
-            ray.shutdown()
+        self._undo.close()
 
     def concurrent_runs(self) -> int:
-        """Return how many runs fit beside each other on the cluster as it is now, at least 1."""
+        """Return how many runs go side by side: as given, or as many as fit now, at least 1."""
+        if self._resources.runs_at_once is not None:
+            return self._resources.runs_at_once
         have = ray.cluster_resources()
         need = self._resources
         fits = have.get("CPU", 0) // (need.workers * need.cpus_per_worker)
@@ -114,6 +137,29 @@ class Session:
                     f"resources: {self._resources.workers} worker(s) of {each:g} {unit} ask for "
                     f"{asked:g}, this machine has {have.get(unit, 0):g}"
                 )
+
+
+def _leave() -> None:
+    """Leave Ray, unless threads are in the middle of a call: it goes when the process ends."""
+    if not still_waiting():
+        ray.shutdown()
+
+
+def _check_address(address: str, named: str) -> None:
+    """Refuse an address where nothing listens: Ray would knock there for two minutes, and die."""
+    if address in ("auto", "local"):
+        return
+    try:
+        found = urlsplit(address if "://" in address else f"//{address}")
+        host, port = found.hostname, found.port
+    except ValueError:
+        host, port = None, None
+    if host is None or port is None or found.scheme not in ("", "ray"):
+        raise InputError(f"{named} is {address!r}; give auto, local, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except OSError as error:
+        raise InputError(f"{named} {address!r}: no Ray cluster answers ({error})") from None
 
 
 def _local_python() -> dict[str, str]:

@@ -15,7 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from adapt_ray.artifacts import ArtifactStore, Manifest, Stage, Writable, digest_json
+from adapt_ray.artifacts import (
+    ArtifactStore,
+    Manifest,
+    Stage,
+    Writable,
+    check_place,
+    digest_json,
+)
 from adapt_ray.config import (
     AdaptConfig,
     LayerSelectionConfig,
@@ -94,6 +101,7 @@ class Chain:
                 "tokens.score is 'gap_corrected', which needs mining.max_gap or mining.max_span; "
                 "set one of them, or take 'raw'"
             )
+        check_place(self.storage)
         check_model(self.job.model)
         TaskTokenizer.pretrained(self.job.model, None, self.corpus.markers)
 

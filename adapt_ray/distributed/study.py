@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 from adapt_ray import cli, known
+from adapt_ray.artifacts import check_place, folder_name
 from adapt_ray.config import ModelConfig, StabilityJob, absolute_storage
 from adapt_ray.contenders import settings
 from adapt_ray.distributed import sweep
@@ -89,6 +89,8 @@ class Study:
         checked by its published sizes where they are known, and not at all elsewhere; the part
         says so.
         """
+        if self.job.report is not None:
+            check_place(self.job.report, "report")
         with _shapes() as shape_of:
             for part in self.parts:
                 try:
@@ -154,7 +156,7 @@ class Study:
     def _apart(self, one: Combination) -> StabilityJob:
         if not self.several:
             return one.job
-        place = f"{self.target}/{quote(one.label, safe=' ')}"
+        place = f"{self.target}/{folder_name(one.label)}"
         return one.job.model_copy(update={"report": place, "table": None})
 
     def _check(self, part: Part, shape: ModelConfig | None) -> None:

@@ -5,7 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import optuna
 import ray
 from ray import tune
 
-from adapt_ray.artifacts import remove_folder
+from adapt_ray.artifacts import check_readable, remove_folder
 from adapt_ray.config import (
     Contender,
     ResourcesConfig,
@@ -28,8 +28,8 @@ from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.train import WorkerPool
 from adapt_ray.distributed.voice import speak
 from adapt_ray.distributed.watch import callbacks
-from adapt_ray.errors import JobError, last_line
-from adapt_ray.records import RecordStore, run_records
+from adapt_ray.errors import InputError, JobError, last_line
+from adapt_ray.records import RecordStore, RunRecord, run_records
 from adapt_ray.report.pareto import pareto_front
 from adapt_ray.search.earlier import best_points
 from adapt_ray.search.fixed import FixedRuns
@@ -63,7 +63,7 @@ class Stage(ExitStack):
     @functools.cached_property
     def pool(self) -> WorkerPool:
         """The worker groups."""
-        self.callback(remove_folder, self.folder)
+        self.callback(_discard, self.folder)
         pool = WorkerPool(self.session, self.resources, f"{self.folder}/groups")
         return self.enter_context(pool)
 
@@ -105,11 +105,7 @@ class SearchPlan:
 
     def first_points(self) -> dict[str, list[Values]]:
         """Return what each contender tries first: its own settings, then earlier sweeps' best."""
-        runs = [
-            run
-            for storage in self.config.warm_start
-            for run in run_records(RecordStore(absolute_storage(storage)).all())
-        ]
+        runs = [run for storage in self.config.warm_start for run in _earlier(storage)]
         points = {}
         for name, contender in self.contenders.items():
             own = own_point(contender, self.training)
@@ -127,6 +123,19 @@ class SearchPlan:
         for study in studies:
             advance(study, self.known)
         return sum(len(racer.scores) for study in studies for racer in study.racers)
+
+
+def check_warm_start(config: SearchConfig) -> None:
+    """Raise InputError for an earlier sweep's storage without records."""
+    for storage in config.warm_start:
+        if not _earlier(storage):
+            raise InputError(f"search.warm_start names {storage!r}, which holds no records")
+
+
+def _earlier(storage: str) -> list[RunRecord]:
+    place = absolute_storage(storage)
+    check_readable(place, "search.warm_start")
+    return run_records(RecordStore(place).all())
 
 
 def search(stage: Stage, plan: SearchPlan) -> list[Trial]:
@@ -261,6 +270,12 @@ def _tune(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     ).fit()
+
+
+def _discard(folder: str) -> None:
+    """Delete Ray's own state of a launch; workers of one that was stopped may still add to it."""
+    with suppress(OSError):
+        remove_folder(folder)
 
 
 def _trainable(pool: WorkerPool) -> type[tune.Trainable]:

@@ -25,13 +25,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from adapt_ray.artifacts import remove_folder
+from adapt_ray.cli import WAITING
 from adapt_ray.config import ResourcesConfig
 from adapt_ray.distributed.desk import Desk, Result
 from adapt_ray.distributed.session import Session
 from adapt_ray.errors import JobError, last_line
 from adapt_ray.export import export
+from adapt_ray.model_card import card_facts
 from adapt_ray.modeling import TaskClassifier
-from adapt_ray.records import RecordStore, RunRecord
+from adapt_ray.records import RecordStore, RunRecord, run_records
+from adapt_ray.report.card import model_card
 from adapt_ray.training.checkpoint import discard
 from adapt_ray.training.run import Inputs, RunPlan, execute, failed
 from adapt_ray.training.world import World
@@ -102,23 +105,36 @@ class SeedRun:
         return {"seed": seed, "judged": record.judged()}
 
     def _record(self, inputs: Inputs, records: RecordStore, world: World) -> None:
+        done = is_finished(records, self.plan, self.seed)  # it is only exported then
+        # Read before the run: a damaged record must not show when hours of training are done.
+        recorded = run_records(records.all(self.plan.task)) if self.export_to else []
+
         def write_export(
             folder: str, model: TaskClassifier, weights: dict[str, Tensor], record: RunRecord
         ) -> None:
             names = inputs.corpus.label_names
-            summary = record.summary()
-            export(Path(folder), model, weights, inputs.tokenizer, self.plan.model, names, summary)
+            card = model_card(card_facts(self.plan, inputs, record, recorded))
+            export(
+                Path(folder),
+                model,
+                weights,
+                inputs.tokenizer,
+                self.plan.model,
+                names,
+                record.summary(),
+                card,
+            )
 
         try:
             to_folder = partial(write_export, self.export_to) if self.export_to else None
             outcome = execute(self.plan, self.seed, inputs, export=to_folder)
         except Exception as error:
-            if world.rank == 0:
+            if world.rank == 0 and not done:
                 reason = f"{type(error).__name__}: {error}"
                 lost = failed(self.plan, self.seed, inputs, reason, world.size)
                 records.write(lost.record, lost.predictions, lost.curves)
             raise
-        if world.rank == 0:
+        if world.rank == 0 and not done:
             records.write(outcome.record, outcome.predictions, outcome.curves)
         # DeepSpeed leaves reference cycles: weights that would be in memory beside the next run's.
         gc.collect()
@@ -129,6 +145,7 @@ class WorkerPool:
 
     def __init__(self, session: Session, resources: ResourcesConfig, folder: str) -> None:
         session.start()
+        self._beacon = session.beacon
         self._resources = resources
         self._folder = folder
         self.groups = session.concurrent_runs()
@@ -156,7 +173,7 @@ class WorkerPool:
         open_orders = ray.get(self.desk.order.remote(channel, work.key, cloudpickle.dumps(work)))
         with self._starting:
             if len(self._threads) < min(self.groups, open_orders):
-                thread = threading.Thread(target=self._serve, daemon=True)
+                thread = threading.Thread(target=self._serve, daemon=True, name=WAITING)
                 self._threads.append(thread)
                 thread.start()
 
@@ -200,7 +217,12 @@ class WorkerPool:
         threads = max(1, int(self._resources.cpus_per_worker))
         return TorchTrainer(
             _worker,
-            train_loop_config={"desk": self.desk, "group": group, "threads": threads},
+            train_loop_config={
+                "desk": self.desk,
+                "group": group,
+                "threads": threads,
+                "beacon": self._beacon,
+            },
             scaling_config=ScalingConfig(
                 num_workers=self._resources.workers,
                 use_gpu=self._resources.gpus_per_worker > 0,
@@ -234,6 +256,8 @@ def _worker(config: dict[str, Any]) -> None:
     """What every worker of a group executes; it reads its argument and nothing else."""
     # More threads than CPUs slow neighbouring runs down many times over.
     torch.set_num_threads(config["threads"])
+    if config["beacon"] is not None:  # this node may have joined after the job began
+        config["beacon"].require(ray.util.get_node_ip_address())
     desk, group = config["desk"], config["group"]
     bench = Bench()
     for turn in itertools.count():

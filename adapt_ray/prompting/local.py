@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
 )
 
 from adapt_ray.errors import InputError
-from adapt_ray.pretrained import resolve_model
+from adapt_ray.pretrained import open_tokenizer, read_json, resolve_model
 from adapt_ray.prompting.replies import Reply, Request
 from adapt_ray.prompting.template import Message, as_json, plain
 
@@ -39,7 +38,7 @@ def check_local_model(name: str, longest: Sequence[Request]) -> None:
     prompt with its reply is longer than the model has positions for.
     """
     folder = resolve_model(name, "prompt.model")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     kinds = config.get("architectures") or ["no architecture"]
     if not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
         raise InputError(
@@ -63,9 +62,7 @@ class Prompts:
     """Messages as a model's tokenizer writes them."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, padding_side="left", trust_remote_code=False
-        )
+        self.tokenizer: Any = open_tokenizer(folder, padding_side="left")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 

@@ -4,9 +4,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
-from adapt_ray.artifacts import open_root
+from adapt_ray.artifacts import impatient, open_root
 from adapt_ray.errors import InputError
 from adapt_ray.modeling import ModuleInfo
 from adapt_ray.sensitivity.measure import FILE, SensitivityMap
@@ -18,8 +19,13 @@ def map_of_another_task(place: str, modules: Sequence[ModuleInfo]) -> Sensitivit
     Raises InputError when it cannot be read, is no sensitivity map, or was measured on a model
     with other modules; the error names the first that differs.
     """
-    filesystem, path = open_root(place)
-    if filesystem.get_file_info(path).type != pafs.FileType.File:
+    filesystem, path = open_root(impatient(place), "method.map_from")
+    try:
+        kind = filesystem.get_file_info(path).type
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"method.map_from {place!r} cannot be read: {reason}") from None
+    if kind != pafs.FileType.File:
         raise InputError(f"method.map_from is {place!r}, which is no file; give a {FILE}")
     with tempfile.TemporaryDirectory(prefix="adapt_ray-") as scratch:
         with filesystem.open_input_stream(path) as stream:

@@ -22,7 +22,13 @@ from transformers.utils.generic import PaddingStrategy
 from adapt_ray.config import ModelConfig
 from adapt_ray.errors import InputError
 from adapt_ray.mining.scoring import TokenSet
-from adapt_ray.pretrained import embedding_rows, first_position, max_positions, resolve_model
+from adapt_ray.pretrained import (
+    embedding_rows,
+    first_position,
+    max_positions,
+    open_tokenizer,
+    resolve_model,
+)
 from adapt_ray.tokenization.encoding import (
     NO_FRAME,
     UNLIMITED,
@@ -94,6 +100,12 @@ class TaskTokenizer(TaskVocabulary):
     ) -> Self:
         """Build from a model's own tokenizer; without a token set nothing is inserted."""
         base = base_tokenizer(config)
+        rows = embedding_rows(config.name)
+        if 0 < rows < vocabulary_size(base):
+            raise InputError(
+                f"model {config.name!r} has embeddings of {rows} tokens, but its tokenizer has "
+                f"{vocabulary_size(base)}: they are of different models"
+            )
         limit = max_positions(config.name)
         if limit is not None and config.max_tokens > limit:
             raise InputError(
@@ -102,7 +114,7 @@ class TaskTokenizer(TaskVocabulary):
             )
         if tokens is None:
             # Some models have more rows than tokens; a new id must not meet one of them.
-            rows = max(vocabulary_size(base), embedding_rows(config.name))
+            rows = max(vocabulary_size(base), rows)
             tokens = TokenSet(sequences=(), base_vocabulary=rows, max_gap=0, max_span=None)
         first = first_position(config.name)
         return cls(base, tokens, Settings(config.max_tokens, config.positions, markers, first))
@@ -254,9 +266,7 @@ class TaskTokenizer(TaskVocabulary):
 
 def base_tokenizer(config: ModelConfig) -> Any:
     """Return a model's own fast tokenizer. Raises InputError when it has none."""
-    base = AutoTokenizer.from_pretrained(
-        resolve_model(config.name), trust_remote_code=config.trust_remote_code
-    )
+    base = open_tokenizer(resolve_model(config.name))
     if not base.is_fast:
         raise InputError(f"model {config.name!r} has no fast tokenizer, which matching needs")
     # The tokenizer's own truncation and padding would hide how much text is lost.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import tiny
+
 ROOT = Path(__file__).resolve().parents[2]
 Job = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -52,26 +54,10 @@ def run_job(tmp_path: Path) -> Job:
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a CSV file of 240 rows of the demo corpus under other column names."""
-    import pyarrow as pa
-    import pyarrow.csv
-
-    from adapt_ray.data.synthetic import demo_rows
-
-    rows = demo_rows()["train"]
-    table = pa.table({"body": list(rows.texts[:240]), "topic": list(rows.labels[:240])})
-    path = tmp_path_factory.mktemp("data") / "small corpus.csv"
-    pyarrow.csv.write_csv(table, path)
-    return path
+    return Path(tiny.save_corpus(tmp_path_factory.mktemp("data") / "small corpus.csv"))
 
 
 @pytest.fixture
 def small(small_corpus: Path, tiny_model: str, tmp_path: Path) -> list[str]:
     """Return the flags of a job on the small corpus and the tiny model."""
-    return [
-        f"--storage={tmp_path / 'runs'}",
-        f"--data.source={small_corpus}",
-        "--data.text_column=body",
-        "--data.label_column=topic",
-        f"--model.name={tiny_model}",
-        "--model.max_tokens=48",
-    ]
+    return [f"--storage={tmp_path / 'runs'}", *tiny.flags(tiny_model, str(small_corpus))]

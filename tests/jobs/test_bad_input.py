@@ -7,7 +7,57 @@ from pathlib import Path
 import pytest
 import ray
 
+from bad_input import DOCUMENT, ROOT, placeless, run
+from bad_input_cases import CASES, Case, Workshop
+
 Run = Callable[..., tuple[int, str, str]]
+
+
+def name_of(case: Case) -> str:
+    return f"{case.job}: {case.name}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_the_table(case: Case, tmp_path: Path) -> None:
+    found = run(case.job, case.flags(Workshop(tmp_path)), tmp_path, case.environment)
+    assert found.status == case.status
+    assert found.error.startswith("error: ")
+    assert found.error.count("\n") == 1
+    for part in case.expected:
+        assert part in found.error
+    assert found.changed == ()
+    assert not (tmp_path / "owned").exists()
+
+
+def test_cases_have_names_of_their_own() -> None:
+    assert len(set(map(name_of, CASES))) == len(CASES) >= 60
+
+
+def test_the_document_has_every_case() -> None:
+    rows = [line.split(" | ")[:2] for line in DOCUMENT.read_text().splitlines() if line[:1] == "|"]
+    written = {(name.removeprefix("| ").replace("\\", ""), job) for name, job in rows}
+    assert {(case.name, case.job) for case in CASES} <= written
+
+
+SEPARATE = ("a key twice", "a blank text", "half the weights", "half a record")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in SEPARATE], ids=name_of)
+def test_a_process_of_its_own(
+    case: Case, run_job: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Nothing but the line comes out, whatever libraries like to say."""
+    done = run_job(case.job, *case.flags(Workshop(tmp_path)), timeout=120)
+    assert done.returncode == 2
+    lines = placeless(done.stderr, tmp_path).splitlines()
+    assert lines[-1].startswith("error: ")
+    assert all(part in lines[-1] for part in case.expected)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_cases_run_the_jobs_themselves() -> None:
+    assert {case.job for case in CASES} == {path.stem for path in (ROOT / "jobs").glob("*.py")}
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Classifying unlabelled texts with an exported model: input, batches, and output by parts."""
