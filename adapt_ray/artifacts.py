@@ -27,7 +27,7 @@ import pyarrow.fs as pafs
 from pydantic import TypeAdapter
 
 from adapt_ray.config import expanded
-from adapt_ray.errors import InputError
+from adapt_ray.errors import InputError, shown
 
 MANIFEST = "manifest.json"
 
@@ -167,7 +167,7 @@ def _check_writable(path: Path, root: str, field: str) -> None:
         except (FileNotFoundError, NotADirectoryError):
             here = here.parent
         except OSError as error:
-            raise InputError(f"{field} {root!r} cannot be used: {error.strerror}") from None
+            raise InputError(f"{field} {shown(root)} cannot be used: {error.strerror}") from None
     if not here.is_dir():
         raise InputError(f"{field} {root!r} is no folder: {str(here)!r} is a file")
     if not os.access(here, os.W_OK | os.X_OK):
@@ -213,11 +213,18 @@ class ArtifactStore:
         with self._fs.open_input_stream(str(path)) as stream:
             text = stream.read()
         try:
-            return _MANIFEST.validate_json(text)
+            manifest = _MANIFEST.validate_json(text)
         except ValueError:
             raise InputError(
                 f"artifact manifest {path} is damaged; {_remedy(path.parent)}"
             ) from None
+        for name in (manifest.attempt, *manifest.files):
+            if _leaves(name):
+                raise InputError(
+                    f"artifact manifest {path} names {name!r}, which leaves the artifact's folder; "
+                    f"{_remedy(path.parent)}"
+                )
+        return manifest
 
     def load(self, kind: type[T], manifest: Manifest) -> T:
         """Read an artifact after checking every file's digest.
@@ -401,10 +408,14 @@ def _check(path: str, found: str | None, expected: str, folder: Path | PurePosix
 
 def _plain(name: str) -> str:
     """Refuse names that would leave the artifact's folder."""
-    parts = PurePosixPath(name).parts
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
+    if _leaves(name):
         raise InputError(f"artifact file name {name!r} leaves the artifact's folder")
     return name
+
+
+def _leaves(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.parts or path.is_absolute() or ".." in path.parts
 
 
 def _remedy(folder: Path | PurePosixPath) -> str:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -12,10 +11,9 @@ from typing import TypeVar
 import yaml
 
 from adapt_ray.config import Config, parse
-from adapt_ray.errors import InputError, JobError, one_line
+from adapt_ray.errors import InputError, JobError, disk_problem, one_line
 
 C = TypeVar("C", bound=Config)
-WAITING = "waiting for Ray"  # name of threads that only the end of the process ends
 
 
 def main(model: type[C], body: Callable[[C, bool], None], prog: str | None = None) -> int:
@@ -25,18 +23,35 @@ def main(model: type[C], body: Callable[[C, bool], None], prog: str | None = Non
     line; anything unexpected keeps its traceback and exits with 1. 130 and 143: interrupted and
     stopped, as by Ctrl-C, ``ray job stop`` or a batch system that wants its node back.
     """
+    global _command
+    _command = _Command()
     status = _run(model, body, prog or _prog())
-    if still_waiting():
-        # They would have Ray end the process, with a status of its own.
+    at_once, _command = _command.at_once, None
+    if at_once:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
 
 
-def still_waiting() -> bool:
-    """Return whether threads wait for Ray although their job is over."""
-    return any(thread.name == WAITING for thread in threading.enumerate())
+class _Command:
+    """What :func:`main` runs at present."""
+
+    at_once = False
+
+
+_command: _Command | None = None
+
+
+def end_at_once() -> bool:
+    """Have the process end without another word once its error is told.
+
+    For what cannot be ended in an orderly way, such as threads inside Ray's calls, which would end
+    the process with a status of their own. Returns False where no job's command line is being run.
+    """
+    if _command is not None:
+        _command.at_once = True
+    return _command is not None
 
 
 def _prog() -> str:
@@ -56,6 +71,12 @@ def _run(model: type[C], body: Callable[[C, bool], None], prog: str) -> int:
         return 2
     except JobError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        problem = disk_problem(str(error))
+        if problem is None:
+            raise
+        print(f"error: {one_line(problem)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         what, status = ("stopped", 143) if stop.came else ("interrupted", 130)

@@ -1236,8 +1236,7 @@ def _read_recipe(path: str) -> dict[str, Any]:
             f"0x{error.object[error.start]:02x}"
         ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).replace("in \"<unicode string>\"", "in").split())
-        raise InputError(f"recipe {path!r} cannot be read: {reason}") from None
+        raise InputError(f"recipe {path!r} cannot be read: {_yaml_reason(error)}") from None
     if values is None:
         raise InputError(f"recipe {path!r} is empty; give fields with values")
     if not isinstance(values, dict):
@@ -1249,10 +1248,17 @@ def _scalar(path: str, text: str) -> Any:
     try:
         return _from_yaml(text)
     except (ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[-1 if isinstance(error, ValueError) else 0]
         raise InputError(
-            f"flag --{path} has the value {shown(text)}, which is not YAML: {reason}"
+            f"flag --{path} has the value {shown(text)}, which is not YAML: {_yaml_reason(error)}"
         ) from None
+
+
+def _yaml_reason(error: Exception) -> str:
+    """Say in one line what is wrong with YAML, and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
 
 
 _MOST_NODES = 100_000  # of a YAML document, aliases followed: a recipe has a few hundred
@@ -1405,14 +1411,13 @@ def _explain(
     values: Mapping[str, Any],
     origin: str | Mapping[str, str],
 ) -> str:
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    path = _written_path(location, values)
+    path, problem = _first(error, values)
     where = _origin_of(path, origin)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         section, _, name = path.rpartition(".")
         allowed = _names_at(model, section, values)
-        place = f"section {section!r}" if section else "the job"
+        place = "the job" if model.__name__.endswith("Job") else "it"
+        place = f"section {section!r}" if section else place
         return (
             f"unknown field {path!r} ({where}){nearest(name, allowed)}; "
             f"{place} takes {', '.join(allowed)}"
@@ -1430,8 +1435,20 @@ def _explain(
     message = message[:1].lower() + message[1:]
     given = "" if problem["type"] == "missing" else f" is {shown(problem['input'])}"
     if problem["type"] == "value_error":
-        given = ""
+        given, where = "", _origin_of_named(path, origin, message) or where
     return f"{path or 'configuration'}{given} ({where}): {message}"
+
+
+def _first(error: ValidationError, values: Any) -> tuple[str, Any]:
+    """Return the place and the first error; of a union's, one about what was given.
+
+    A list is no section, but that a list has no items says more.
+    """
+    found: list[Any] = error.errors()
+    paths = [_written_path([str(part) for part in one["loc"]], values) for one in found]
+    same = [one for one, path in zip(found, paths, strict=True) if path == paths[0]]
+    telling = (one for one in same if one["type"] not in ("model_type", "tuple_type"))
+    return paths[0], next(telling, found[0])
 
 
 def _written_path(location: list[str], values: Any) -> str:
@@ -1439,7 +1456,7 @@ def _written_path(location: list[str], values: Any) -> str:
     path = []
     for part in location:
         if isinstance(values, Mapping):
-            if part not in values and part != location[-1]:
+            if part not in values and (part != location[-1] or "[" in part):
                 continue
             values = values.get(part)
         elif not part.isdigit():
@@ -1458,6 +1475,18 @@ def _origin_of(path: str, origin: str | Mapping[str, str]) -> str:
             return origin[path]
         path = path.rpartition(".")[0]
     return inside[0] if inside else "default"
+
+
+def _origin_of_named(path: str, origin: str | Mapping[str, str], message: str) -> str | None:
+    """Return where the field came from that a message about its whole section names."""
+    if isinstance(origin, str):
+        return None
+    inside = f"{path}." if path else ""
+    for field, name in origin.items():
+        last = re.escape(field.rpartition(".")[2])
+        if field.startswith(inside) and re.search(rf"\b{last}\b", message):
+            return name
+    return None
 
 
 def _names_at(model: type[Config], section: str, values: Mapping[str, Any]) -> list[str]:

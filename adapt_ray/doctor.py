@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Host:
-    """What a machine says of itself; a text in ``storage``, ``model``, ``deepspeed`` is a problem."""
+    """What a machine says of itself; ``storage``, ``model`` and ``deepspeed`` say what is wrong."""
 
     name: str
     python: str

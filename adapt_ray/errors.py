@@ -1,6 +1,7 @@
 """The errors that a job tells in one line, and the hint that goes with a misspelt name."""
 
 import difflib
+import errno
 import re
 import reprlib
 from collections.abc import Iterable
@@ -50,3 +51,21 @@ def last_line(error: BaseException | None) -> str:
     """Return the last line of an error's text, which says most of a long one from afar."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
+
+
+_REFUSALS = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE")
+
+
+def disk_problem(text: str) -> str | None:
+    """Say in one line what a disk refused, judging by an error's text; None where none did.
+
+    An error that comes from another process has no number any more, only its text.
+    """
+    numbers = "|".join(str(getattr(errno, name)) for name in _REFUSALS if hasattr(errno, name))
+    found = re.search(rf"\[Errno ({numbers})\][^\n]*", text)
+    if found is None:
+        return None
+    return (
+        f"a disk refused: {found.group().strip()}; once it has room or is mended, the same "
+        "command goes on from what is finished"
+    )

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from adapt_ray.config import ModelConfig
 from adapt_ray.errors import InputError
-from adapt_ray.pretrained import model_type, resolve_model
+from adapt_ray.pretrained import check_weight_files, model_type, resolve_model
 from adapt_ray.tokenization.encoding import EncodedTexts
 
 # What configurations call the dropout of a backbone.
@@ -421,6 +421,7 @@ def check_weights(folder: Path, kind: Any, options: Mapping[str, Any]) -> None:
     ``kind`` is the class that would load them with ``options``. Raises InputError for one that is
     missing, which would otherwise be drawn at random, or has another shape.
     """
+    check_weight_files(folder)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with reading_model(folder):

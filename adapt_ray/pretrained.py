@@ -164,7 +164,7 @@ _TELLS_OF_A_TOKENIZER = (
 )
 
 
-def _check_weights(folder: Path) -> None:
+def check_weight_files(folder: Path) -> None:
     """Open every safetensors file; InputError names one that is damaged or missing."""
     index = folder / f"{_WEIGHTS}.index.json"
     names = {path.name for path in folder.glob("*.safetensors")}
@@ -192,5 +192,4 @@ def _checked(folder: Path, name: str, field: str) -> Path:
         raise InputError(
             f"model folder {str(folder)!r} holds no weights{pickled}; expected model.safetensors"
         )
-    _check_weights(folder)
     return folder

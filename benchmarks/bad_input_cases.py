@@ -33,10 +33,7 @@ class Workshop:
 
     def sound(self, job: str) -> list[str]:
         """Return the flags of a call that nothing is wrong with."""
-        if job == "predict":
-            flags = [f"--output={self.storage}"]
-        else:
-            flags = [f"--storage={self.storage}"]
+        flags = [f"--{'output' if job == 'predict' else 'storage'}={self.storage}"]
         if job == "report":
             return flags
         flags.append(f"--data.source={self.folder / 'sound.csv'}")
@@ -316,6 +313,11 @@ def _to_link(path: Path) -> None:
     path.symlink_to(outside)
 
 
+def _without_tokenizer(folder: Path) -> None:
+    for path in (*folder.glob("tok*"), folder / "vocab.txt"):
+        path.unlink()
+
+
 def _pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -372,7 +374,6 @@ ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     for before, here in zip("abcdefgh", "bcdefghi", strict=True)
 )
 KEY = "AKIAEXAMPLE:wJalrXUtnFEMI"  # shaped as a cloud's access key and secret are
-LONG = "very " * 2000
 
 
 # ---------------------------------------------------------------------------------------------
@@ -455,7 +456,12 @@ FLAGS = (
         flags(f"--mining.max_gap={'x' * 100_000}"),
         ("mining.max_gap is 'xxxx", "...", "integer"),
     ),
-    Case("odd markers", "mine", flags("--data.markers=['[[']"), ("['[[']", "pairs")),
+    Case(
+        "odd markers",
+        "mine",
+        flags("--data.markers=['[[']"),
+        ("flag --data.markers", "['[[']", "pairs"),
+    ),
     Case("lengths crossed", "mine", flags("--mining.max_length=1"), ("min_length 2", "1")),
     Case("code of a model allowed", "mine", flags("--model.trust_remote_code=true"), ("False",)),
     Case("control characters", "mine", flags("--data.task=\x1b[2Jx\ny"), ("\\x1b[2Jx", "task")),
@@ -679,7 +685,7 @@ MODELS = (
     Case(
         "no tokenizer",
         "finetune",
-        model(lambda f: [p.unlink() for p in (*f.glob("tok*"), f / "vocab.txt")]),
+        model(_without_tokenizer),
         ("WORK/model", "tokenizer"),
     ),
     Case(
@@ -728,19 +734,19 @@ ARTIFACTS = (
         "an attempt outside",
         "finetune",
         manifest(attempt="../../../../.."),
-        ("'../../../../..'", "leaves the artifact's folder"),
+        ("manifest.json names '../../../../..'", "leaves the artifact's folder"),
     ),
     Case(
         "a file name with ..",
         "finetune",
         manifest(files={"../../x": "0" * 64}),
-        ("'../../x'", "leaves the artifact's folder"),
+        ("manifest.json names '../../x'", "leaves the artifact's folder"),
     ),
     Case(
         "an absolute file name",
         "finetune",
         manifest(files={"/etc/hostname": "0" * 64}),
-        ("'/etc/hostname'", "leaves the artifact's folder"),
+        ("manifest.json names '/etc/hostname'", "leaves the artifact's folder"),
     ),
     Case(
         "a file that is gone",
@@ -774,7 +780,7 @@ RECORDS = (
     Case(
         "no records of a task",
         "report",
-        lambda w: [str(w.record())[:0] or "--task=other"],
+        lambda w: record(lambda p: None)(w) or ["--task=other"],
         ("no records of task 'other'", "WORK/runs"),
     ),
     Case("half a record", "report", record(_cut), ("run0.parquet cannot be read", "delete it")),
@@ -841,7 +847,7 @@ RECORDS = (
     Case(
         "a damaged record met by a sweep",
         "sweep",
-        lambda w: [_cut(w.record()), "--search.warm_start", f"[{w.storage}]", "--dry-run"][1:],
+        lambda w: record(_cut)(w) or [f"--search.warm_start=[{w.storage}]", "--dry-run"],
         ("run0.parquet cannot be read", "delete it"),
     ),
 )
@@ -889,7 +895,7 @@ STORAGE = (
     Case("a folder below a file", "mine", flags("--storage=sound.csv/runs"), ("is a file",)),
     Case("a file URI of another host", "mine", flags("--storage=file://host/x"), ("'file://host",)),
     Case("a home nobody has", "report", flags("--storage=~nobody_at_all/r"), ("~nobody_at_all",)),
-    Case("a name too long", "mine", flags(f"--storage={'x' * 5000}"), ("xxx", "long")),
+    Case("a name too long", "mine", flags(f"--storage={'x' * 5000}"), ("xxx...xxx", "too long")),
     Case(
         "a relative folder in a submitted job",
         "mine",
@@ -900,7 +906,7 @@ STORAGE = (
     Case(
         "a file for the report's folder",
         "report",
-        lambda w: [str(w.record())[:0] or "--report=sound.csv"],
+        lambda w: record(lambda p: None)(w) or ["--report=sound.csv"],
         ("report", "sound.csv", "is a file"),
     ),
     Case(
@@ -926,13 +932,16 @@ SEARCHES = (
         ("alpha is 7", "less than or equal to 1"),
     ),
     Case(
-        "no choices", "sweep", flags("--contenders.adapt.space", "{method.alpha: []}"), ("space",)
+        "no choices",
+        "sweep",
+        flags("--contenders.adapt.space", "{method.alpha: []}"),
+        ("contenders.adapt.space.method.alpha is []", "at least 1 item"),
     ),
     Case(
         "ends the wrong way round",
         "sweep",
         flags("--contenders.adapt.space", "{method.alpha: {low: 1, high: 0.1}}"),
-        ("low 1.0 must be below high 0.1",),
+        ("space.method.alpha (flag", "low 1.0 must be below high 0.1"),
     ),
     Case(
         "zero on a logarithmic range",
@@ -944,7 +953,7 @@ SEARCHES = (
         "a grid with an interval",
         "sweep",
         flags("--search.sampler=grid"),
-        ("'grid'", "'method.alpha'", "interval"),
+        ("flag --search.sampler", "'grid'", "'method.alpha'", "interval"),
     ),
     Case(
         "a condition on a later field",
@@ -981,7 +990,7 @@ SEARCHES = (
         "an unknown contender",
         "stability",
         flags("--only=[adpt]"),
-        ("'adpt'", "did you mean 'adapt'"),
+        ("flag --only", "'adpt'", "did you mean 'adapt'"),
     ),
     Case("something that cannot vary", "stability", flags("--across={seed: [1]}"), ("'seed'",)),
     Case(
@@ -1095,7 +1104,7 @@ SURROUNDINGS = (
         "the key itself for its variable",
         "prompt",
         flags("--prompt.api_key_env=sk-secret-secret"),
-        ("name of an environment variable", "never a key"),
+        ("flag --prompt.api_key_env", "name of an environment variable", "never a key"),
     ),
     Case(
         "a key with a line break",

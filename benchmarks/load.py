@@ -45,12 +45,15 @@ def check(url: str, rate: float, seconds: float) -> None:
 
 
 def due_times(rate: float, seconds: float, seed: int | None) -> list[float]:
-    """Return when requests are due: evenly, or as a Poisson process drawn from a seed."""
+    """Return when requests are due: evenly, or as a Poisson process drawn from a seed.
+
+    Given how many a Poisson process has in some time, they are uniform in it.
+    """
     count = round(rate * seconds)
     if seed is None:
         return [number / rate for number in range(count)]
-    gaps = np.random.default_rng(seed).exponential(1 / rate, count)
-    return [float(due) for due in np.cumsum(gaps)]
+    drawn = np.random.default_rng(seed).uniform(0, seconds, count)
+    return [float(due) for due in np.sort(drawn)]
 
 
 async def offer(url: str, texts: Sequence[str], due: Sequence[float]) -> tuple[float, list[Answer]]:

@@ -25,11 +25,11 @@ def replaced(document: str, name: str, body: str) -> str:
     return before + section + after
 
 
-def write(name: str, body: str) -> None:
-    """Replace a section of docs/BENCHMARKS.md."""
-    old = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-    DOCUMENT.write_text(replaced(old, name, body), encoding="utf-8")
-    print(f"written to {DOCUMENT}")
+def write(name: str, body: str, document: Path = DOCUMENT) -> None:
+    """Replace a section of docs/BENCHMARKS.md, or of another document."""
+    old = document.read_text(encoding="utf-8") if document.exists() else ""
+    document.write_text(replaced(old, name, body), encoding="utf-8")
+    print(f"written to {document}")
 
 
 def provenance(*packages: str) -> str:

@@ -31,9 +31,9 @@ _START_SECONDS = 120.0
 # A node that does not answer is given up after seconds, not half a minute.
 _IMPATIENT = {
     "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "5",
 }
 _RAY = ("-m", "ray.scripts.scripts")
 

@@ -40,10 +40,11 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 
 # One Ray node on each host; the job's command runs on the first, and its exit status is that of all.
+# Flags that were given come last, and win.
 srun --kill-on-bad-exit=1 \
     ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" \
-    -- "$PYTHON" "$@" --resources.address auto --resources.gpus_per_worker 1 &
+    -- "$PYTHON" "$1" --resources.address auto --resources.gpus_per_worker 1 "${@:2}" &
 step=$!
 
 # Five minutes before the limit: back into the queue. Finished runs and checkpoints are in the

@@ -2,6 +2,7 @@
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -9,10 +10,14 @@ from mkdocs.exceptions import PluginError
 
 from adapt_ray import config
 
+_ROOT = Path(__file__).resolve().parents[1]
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.S
 )
 _FLAGS = re.compile(r"^<!-- flags of (?P<script>jobs/\w+\.py): (?P<model>\w+) -->$", re.M)
+_FILE = re.compile(r"^<!-- file (?P<name>[\w.]+) -->$", re.M)
+# A relative link of a file at the top level: into this folder, or to what is no page.
+_LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?!https?:|#)(?P<docs>docs/)?(?P<target>[^)]+)\)")
 # What a browser fetches by itself; links that a reader follows may lead anywhere.
 _LOADED = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\ssrc="(?:https?:)?//[^"]*"')
 _STYLE = re.compile(
@@ -21,13 +26,20 @@ _STYLE = re.compile(
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the ``--help`` text of jobs where a page asks for it."""
+    """Put the ``--help`` text of jobs, and files of the top level, where a page asks for them."""
 
     def text(found: re.Match[str]) -> str:
         script, model = found["script"], getattr(config, found["model"])
         return f"```\n{config.describe(model, f'python {script}')}\n```"
 
-    return _FLAGS.sub(text, markdown)
+    def link(found: re.Match[str]) -> str:
+        page = found["docs"] and found["target"].partition("#")[0].endswith(".md")
+        return f"[{found['text']}]({found['target']})" if page else found["text"]
+
+    def file(found: re.Match[str]) -> str:
+        return _LINK.sub(link, (_ROOT / found["name"]).read_text(encoding="utf-8"))
+
+    return _FILE.sub(file, _FLAGS.sub(text, markdown))
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def test_others_may_read_it_as_any_new_folder(whole: Path, tmp_path: Path) -> No
 def test_a_model_at_a_uri_is_copied_once_and_checked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copies.tempfile, "gettempdir", lambda: str(tmp_path / "temp"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
     uri = folder.as_uri()
     local = copies.local_copy(uri)
@@ -196,7 +197,7 @@ def test_a_model_at_a_uri_is_copied_once_and_checked(
 def test_a_copy_that_another_process_made_first_is_taken(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copies.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     copy = copies._copy
     target: list[Path] = []
 

@@ -4,6 +4,7 @@ Every part is written whole by the actor that computed it, so a killed job repea
 were not finished. Each actor finds the fastest batches on its first texts.
 """
 
+import os
 import time
 from typing import Any
 
@@ -150,6 +151,7 @@ class _Predictor:
     """A model in an actor: classifies a part at a time and writes what it finds."""
 
     def __init__(self, model: str, output: Output, batch_tokens: int | None, threads: int) -> None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # of the tokenizer
         torch.set_num_threads(threads)
         self._location = model
         self._output = output

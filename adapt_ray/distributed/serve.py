@@ -57,7 +57,7 @@ class _Replica:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         config = ServeConfig(**values)
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads are not counted
+        os.environ.setdefault("RAYON_NUM_THREADS", str(config.threads))  # of the tokenizer
         torch.set_num_threads(config.threads)
         folder = local_copy(config.model)
         self._digest = settings_at(str(folder)).digest

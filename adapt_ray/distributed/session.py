@@ -6,17 +6,19 @@ import shlex
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from urllib.parse import urlsplit
 
 import ray
+from ray._private import ray_constants
 
 from adapt_ray.beacon import Beacon, lit
-from adapt_ray.cli import still_waiting
+from adapt_ray.cli import end_at_once
 from adapt_ray.config import ResourcesConfig, absolute_storage
 from adapt_ray.distributed.nodes import check_shared
-from adapt_ray.errors import InputError
+from adapt_ray.errors import InputError, JobError, disk_problem
 
 # Nothing is sent anywhere, and Ray's own chatter leaves the terminal to our progress lines.
 _DEFAULTS = {
@@ -70,6 +72,7 @@ class Session:
         named = "resources.address" if self._resources.address else "RAY_ADDRESS"
         if address is None:
             _use_loopback()
+            self._undo.enter_context(_on_loopback())
         else:
             _check_address(address, named)
         for name, level in _LOGGERS.items():
@@ -88,7 +91,6 @@ class Session:
         if callable(on_stop):  # Ray has put its own in its place
             signal.signal(signal.SIGTERM, on_stop)
         self._started = True
-        self._undo.callback(_leave)
         ray.data.DataContext.get_current().enable_progress_bars = False
         for handler in logging.getLogger("ray.data").handlers:
             handler.setLevel(logging.ERROR)
@@ -108,6 +110,12 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self._undo.close()
+        # After an error, threads may be in the middle of a call: Ray goes with the process.
+        if self._started and not (error is not None and end_at_once()):
+            ray.shutdown()
+        problem = disk_problem(str(error)) if isinstance(error, ray.exceptions.RayError) else None
+        if problem is not None:
+            raise JobError(problem) from None
 
     def concurrent_runs(self) -> int:
         """Return how many runs go side by side: as given, or as many as fit now, at least 1."""
@@ -139,12 +147,6 @@ class Session:
                 )
 
 
-def _leave() -> None:
-    """Leave Ray, unless threads are in the middle of a call: it goes when the process ends."""
-    if not still_waiting():
-        ray.shutdown()
-
-
 def _check_address(address: str, named: str) -> None:
     """Refuse an address where nothing listens: Ray would knock there for two minutes, and die."""
     if address in ("auto", "local"):
@@ -169,6 +171,25 @@ def _local_python() -> dict[str, str]:
     """
     quoted = shlex.quote(sys.executable)
     return {} if quoted == sys.executable else {"py_executable": quoted}
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a local Ray listen on 127.0.0.1 alone: on Linux it would be open to the whole network.
+
+    The switch is meant for desktop systems, where this is the default; only the environment tells
+    Ray's other processes, and this one has read it when it imported Ray.
+    """
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    own = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if own is not None:
+            os.environ[name] = own
 
 
 def _use_loopback() -> None:

@@ -25,7 +25,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from adapt_ray.artifacts import remove_folder
-from adapt_ray.cli import WAITING
 from adapt_ray.config import ResourcesConfig
 from adapt_ray.distributed.desk import Desk, Result
 from adapt_ray.distributed.session import Session
@@ -173,7 +172,7 @@ class WorkerPool:
         open_orders = ray.get(self.desk.order.remote(channel, work.key, cloudpickle.dumps(work)))
         with self._starting:
             if len(self._threads) < min(self.groups, open_orders):
-                thread = threading.Thread(target=self._serve, daemon=True, name=WAITING)
+                thread = threading.Thread(target=self._serve, daemon=True)
                 self._threads.append(thread)
                 thread.start()
 

@@ -7,6 +7,7 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
+from adapt_ray.artifacts import folder_name
 from adapt_ray.config import WatchConfig
 from adapt_ray.errors import InputError
 
@@ -41,7 +42,9 @@ class _TensorBoard(TBXLoggerCallback):
     def __init__(self, storage: str, name: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         # A writer knows folders alone; beside a URI, Tune keeps the files with its own and goes.
-        self._folder = None if "://" in storage else Path(storage) / "tensorboard" / name
+        self._folder = (
+            None if "://" in storage else Path(storage) / "tensorboard" / folder_name(name)
+        )
 
     def log_trial_start(self, trial: Any) -> None:
         """Open the trial's file."""
@@ -50,6 +53,6 @@ class _TensorBoard(TBXLoggerCallback):
             return
         if trial in self._trial_writer:
             self._trial_writer[trial].close()
-        folder = self._folder / trial.config["label"].replace("/", "-")
+        folder = self._folder / folder_name(trial.config["label"])
         self._trial_writer[trial] = self._summary_writer_cls(str(folder), flush_secs=10)
         self._trial_result[trial] = {}

@@ -60,7 +60,8 @@ class Output:
     @property
     def place(self) -> str:
         """The folder or URI that holds the parts."""
-        return f"{self.root.rstrip('/')}/{self.key}"
+        path, mark, options = self.root.partition("?")  # a URI's options stay at its end
+        return f"{path.rstrip('/')}/{self.key}{mark}{options}"
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -70,7 +71,8 @@ class Output:
 
     def unfinished(self) -> list[Part]:
         """Return the parts without a whole file of theirs; a damaged one counts as absent."""
-        return [part for part in self.parts if not self._is_whole(part)]
+        fs, folder = open_root(self.place)
+        return [p for p in self.parts if not self._is_whole(fs, f"{folder}/{self._file(p)}", p)]
 
     def write(self, rows: pa.Table, probabilities: npt.NDArray[np.float32]) -> Part:
         """Write a part: ``rows`` holds its row numbers and what is carried along.
@@ -84,17 +86,17 @@ class Output:
             raise ValueError(f"rows {numbers[0]} to {numbers[-1]} are not those of {part}")
         sink = pa.BufferOutputStream()
         pq.write_table(self._table(rows, probabilities), sink, compression="zstd")
-        fs, path = open_root(self._path(part))
-        fs.create_dir(path.rpartition("/")[0], recursive=True)
-        write_whole(fs, path, sink.getvalue().to_pybytes())
+        fs, folder = open_root(self.place)
+        fs.create_dir(folder, recursive=True)
+        write_whole(fs, f"{folder}/{self._file(part)}", sink.getvalue().to_pybytes())
         return part
 
     def predicted(self) -> list[str]:
         """Return the predicted class of every row, in order; all parts must be finished."""
         found: list[str] = []
+        fs, folder = open_root(self.place)
         for part in self.parts:
-            fs, path = open_root(self._path(part))
-            with fs.open_input_file(path) as source:
+            with fs.open_input_file(f"{folder}/{self._file(part)}") as source:
                 found += map(str, pq.read_table(source, columns=["predicted"])[0].to_pylist())
         return found
 
@@ -102,8 +104,8 @@ class Output:
         """Note that every part is there, and what they were made from."""
         own = {"key": self.key, "rows": self.rows, "parts": len(self.parts)}
         content = own | {"classes": list(self.label_names)} | facts
-        fs, path = open_root(f"{self.place}/{FACTS}")
-        write_whole(fs, path, (json.dumps(content, indent=1) + "\n").encode())
+        fs, folder = open_root(self.place)
+        write_whole(fs, f"{folder}/{FACTS}", (json.dumps(content, indent=1) + "\n").encode())
 
     def _table(self, rows: pa.Table, probabilities: npt.NDArray[np.float32]) -> pa.Table:
         best = probabilities.argmax(1)
@@ -120,11 +122,10 @@ class Output:
         columns = {name: carried[name] for name in carried.column_names}
         return pa.table({**own, **columns}, schema=schema)
 
-    def _path(self, part: Part) -> str:
-        return f"{self.place}/part-{part.number:05d}-of-{len(self.parts):05d}.parquet"
+    def _file(self, part: Part) -> str:
+        return f"part-{part.number:05d}-of-{len(self.parts):05d}.parquet"
 
-    def _is_whole(self, part: Part) -> bool:
-        fs, path = open_root(self._path(part))
+    def _is_whole(self, fs: pafs.FileSystem, path: str, part: Part) -> bool:
         if fs.get_file_info(path).type != pafs.FileType.File:
             return False
         try:

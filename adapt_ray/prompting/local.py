@@ -6,7 +6,6 @@ which draws exactly from the softmax: the noise of a prompt comes from a generat
 what a batch holds besides does not matter but for rounding.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from transformers import (
 )
 
 from adapt_ray.errors import InputError
+from adapt_ray.modeling import check_weights
 from adapt_ray.pretrained import open_tokenizer, read_json, resolve_model
 from adapt_ray.prompting.replies import Reply, Request
 from adapt_ray.prompting.template import Message, as_json, plain
@@ -44,6 +44,7 @@ def check_local_model(name: str, longest: Sequence[Request]) -> None:
         raise InputError(
             f"prompt.model {name!r} is a {kinds[0]}, not a causal language model (...ForCausalLM)"
         )
+    check_weights(folder, AutoModelForCausalLM, {})
     positions = config.get("max_position_embeddings")
     if positions is None:
         return

@@ -186,6 +186,8 @@ def _limits(facts: CardFacts) -> str:
         "training texts.",
         "Probabilities were not calibrated.",
     ]
+    if facts.tokens:
+        points.append("Task tokens are phrases of the training texts, for all to read.")
     if record.test_macro_f1 is None:
         points.append("The test split was not scored: dev scores may be those it was chosen by.")
     return "\n".join(f"- {point}" for point in points)

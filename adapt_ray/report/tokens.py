@@ -18,7 +18,7 @@ from adapt_ray.report.wording import MISSING, escape, share
 
 MARKDOWN = "tokens.md"
 HTML = "tokens.html"
-VERSION = 1  # of facts and wording: reports of an earlier one are written again
+VERSION = 2  # of facts and wording: reports of an earlier one are written again
 _DATA = "token_report.json"
 
 # Twice the log-likelihood ratio of "as often as in all texts" above which a class is named: chance
@@ -133,7 +133,9 @@ def as_html(report: TokenReport) -> str:
         lines = "".join(f"<li>{_e(line)}</li>" for line in _READING)
         body.append(f"<h2>How to read this</h2><ul>{lines}</ul>")
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width">'
         f"<title>{_e(_title(report))}</title><style>{_STYLE}</style>"
     )
     content = "\n".join(body)

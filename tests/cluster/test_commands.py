@@ -95,17 +95,30 @@ def job_model(path: Path) -> type[config.Config]:
     raise AssertionError(f"{path} runs no job")
 
 
+def without_placeholders(arguments: list[str]) -> list[str]:
+    given = [each for each in arguments if not PLACEHOLDERS.search(each)]
+    return [each for each in given if each not in ("...", "--help")]
+
+
+def check_module(arguments: list[str]) -> None:
+    package, command, *rest = arguments
+    assert package == "adapt_ray"
+    assert command in ("doctor", "onnx")
+    if command == "doctor":
+        job, rest = (rest[0], rest[1:]) if rest and rest[0].isalpha() else ("sweep", rest)
+        model = job_model(ROOT / "jobs" / f"{job}.py")
+        config.parse(model, without_placeholders(rest), prog="doctor")
+
+
 def check_python(arguments: list[str]) -> None:
     script, *rest = arguments
     if script == "-m":
-        assert (ROOT / rest[0] / "__main__.py").is_file()
+        check_module(rest)
         return
     path = ROOT / script
     assert path.is_file(), f"{script} does not exist"
     if script.startswith("jobs/"):
-        given = [each for each in rest if not PLACEHOLDERS.search(each)]
-        given = [each for each in given if each not in ("...", "--help")]
-        config.parse(job_model(path), given, prog=script)
+        config.parse(job_model(path), without_placeholders(rest), prog=script)
         return
     if "--" in rest:
         check(rest[rest.index("--") + 1 :])
@@ -198,6 +211,8 @@ def test_a_documented_command_can_be_given(
         "ray job submitt -- python jobs/sweep.py",
         "ray up --yess cluster/aws.yaml",
         "make everything",
+        "python -m adapt_ray doctors",
+        "python -m adapt_ray doctor sweep --storge x",
         "serve run adapt_ray.distributed.serve:app modl=x",
         "serve run adapt_ray.distributed.serve:application model=x",
         "sbatch --nodes 2 cluster/slurm.sh jobs/sweep.py --search.seed 3",

@@ -30,6 +30,9 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
+from adapt_ray.config import SweepJob, parse
+from adapt_ray.distributed.session import Session
+
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 HERE = Path(__file__).parent
 RELEASES = ("1.5.1", "1.7.0")
@@ -246,6 +249,19 @@ def test_volumes_that_are_mounted_exist(manifest: Any) -> None:
         assert mounted == named
 
 
+def test_the_job_uses_all_that_may_be_started() -> None:
+    job = load("kuberay/rayjob.yaml")
+    _, _, *arguments = shlex.split(job["spec"]["entrypoint"])
+    resources = parse(SweepJob, arguments, prog="sweep").config.resources
+    (group,) = cluster_of(job)["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    on_one = int(limits["nvidia.com/gpu"]) / resources.gpus_per_worker
+    assert resources.runs_at_once == group["maxReplicas"] * on_one
+    assert on_one * resources.cpus_per_worker <= int(limits["cpu"])
+    # Without it, a cluster that has no workers yet would look too small for more than one run.
+    assert Session(resources).concurrent_runs() == resources.runs_at_once
+
+
 def test_both_manifests_describe_the_same_cluster() -> None:
     one, other = load("kuberay/raycluster.yaml"), load("kuberay/rayjob.yaml")
     for pod in pods(other):
@@ -336,6 +352,7 @@ FAKES = {
     'exit "$FAKE_STATUS"',
 }
 JOB = ["jobs/sweep.py", "jobs/recipes/demo.yaml", "--storage", "/scratch/runs"]
+JOB += ["--resources.gpus_per_worker", "0.5"]
 
 
 @pytest.fixture
@@ -383,7 +400,10 @@ def slurm(tmp_path: Path, root: Path) -> Iterator[Any]:
         process.communicate()
 
 
-def test_the_slurm_script_runs_the_job_on_all_nodes(slurm: Any, tmp_path: Path) -> None:
+def test_the_slurm_script_runs_the_job_on_all_nodes(
+    slurm: Any, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
     process = slurm(status=3)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 3, output  # the job's own status
@@ -394,8 +414,10 @@ def test_the_slurm_script_runs_the_job_on_all_nodes(slurm: Any, tmp_path: Path) 
     params = start.make_context("start", list(options)).params
     assert (params["num_cpus"], params["num_gpus"]) == (32, 4)
     assert before[:4] == ["--address", "node1:6379", "--min-nodes", "2"]
-    assert after[1 : 1 + len(JOB)] == JOB
-    assert after[after.index("--resources.address") + 1] == "auto"
+    assert after[1] == JOB[0]
+    job = parse(SweepJob, after[2:], prog="sweep").config
+    assert job == parse(SweepJob, [*JOB[1:], "--resources.address", "auto"], prog="sweep").config
+    assert job.resources.gpus_per_worker == 0.5  # as given, not the script's
 
 
 def test_the_slurm_job_has_a_token_of_its_own(slurm: Any, tmp_path: Path) -> None:

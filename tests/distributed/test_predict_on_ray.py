@@ -37,6 +37,10 @@ def table() -> pa.Table:
     return pa.table({"text": list(rows.texts[:90]), "label": list(rows.labels[:90]), "row_id": ids})
 
 
+def texts_of(table: pa.Table, column: str = "text") -> list[str]:
+    return [str(value) for value in table[column].to_pylist()]
+
+
 def source(folder: Path, table: pa.Table) -> str:
     path = folder / "texts.parquet"
     pq.write_table(table, path, row_group_size=7)
@@ -66,7 +70,7 @@ def test_they_are_the_classifiers_own_from_a_uri_in_several_actors(
     assert "tokens a second (tried 512:" in capsys.readouterr().err
 
     found = pq.read_table(prediction.output.place.removeprefix("file://"))
-    texts = table["text"].to_pylist()
+    texts = texts_of(table)
     expected = adapt_ray.load(model).predict(texts)
     assert len(set(expected.labels)) > 1
     assert found["predicted"].to_pylist() == list(expected.labels)
@@ -78,7 +82,7 @@ def test_they_are_the_classifiers_own_from_a_uri_in_several_actors(
     numbers = {name: number for number, name in enumerate(NAMES)}
     labels, predicted = (
         np.array([numbers[name] for name in names])
-        for names in (table["label"].to_pylist(), expected.labels)
+        for names in (texts_of(table, "label"), expected.labels)
     )
     macro_f1 = score(labels, predicted, 3).macro_f1
     assert prediction.result()["macro-F1"] == f"{macro_f1:.4f}"
@@ -95,11 +99,11 @@ def test_a_killed_job_repeats_only_what_was_not_finished(
 ) -> None:
     """Killed in a process of its own with kill -9, and continued in this one."""
     out = tmp_path / "out"
-    # A long text a part: the job must not be done before it is killed.
-    long = table.set_column(0, "text", pa.array([40 * t for t in table["text"].to_pylist()]))
+    # Long texts: the job must not be done before it is killed.
+    long = table.set_column(0, "text", pa.array([40 * text for text in texts_of(table)]))
     given = source(tmp_path, long)
     flags = [f"--model={model}", f"--data.source={given}", f"--output={out}",
-             "--part_rows=1", "--batch_tokens=8192"]  # fmt: skip
+             "--part_rows=3", "--batch_tokens=8192"]  # fmt: skip
     log = tmp_path / "killed.log"
     with log.open("w") as sink:
         command = [sys.executable, str(ROOT / "jobs" / "predict.py"), *flags]
@@ -111,24 +115,24 @@ def test_a_killed_job_repeats_only_what_was_not_finished(
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     before = _settled(out)
-    assert 3 <= len(before) < 90, "the job was done before it was killed"
+    assert 3 <= len(before) < 30, "the job was done before it was killed"
 
     job = PredictJob(
         model=str(model),
         output=str(out),
         data=PredictData(source=given),
-        part_rows=1,
+        part_rows=3,
         batch_tokens=8192,
     )
     prediction = Prediction(job, session)
-    assert len(prediction.output.unfinished()) == 90 - len(before)
+    assert len(prediction.output.unfinished()) == 30 - len(before)
     prediction.run()
     after = _settled(out)
-    assert len(after) == 90
+    assert len(after) == 30
     assert before.items() <= after.items(), "a finished part was written again"
     found = pq.read_table(prediction.output.place)
     expected = adapt_ray.load(model)
-    labels = [expected.predict([text]).labels[0] for text in long["text"].to_pylist()]
+    labels = [expected.predict([text]).labels[0] for text in texts_of(long)]
     assert found["predicted"].to_pylist() == labels
     assert not list(out.rglob(".*"))
 

@@ -72,6 +72,17 @@ def test_flags_of_every_job_are_in_the_reference(hooks: Any) -> None:
         assert f"usage: python jobs/{job.name}" in found
 
 
+def test_links_of_a_file_at_the_top_level_lead_to_pages(
+    hooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "_ROOT", tmp_path)
+    (tmp_path / "X.md").write_text(
+        "[a](docs/CLUSTER.md#sizes), [b](https://example.org), [c](cluster/aws.yaml), [d](#d)"
+    )
+    found = hooks.on_page_markdown("<!-- file X.md -->")
+    assert found == "[a](CLUSTER.md#sizes), [b](https://example.org), c, [d](#d)"
+
+
 def test_snippets_and_strictness_are_on() -> None:
     text = re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text())
     settings = yaml.safe_load(text)

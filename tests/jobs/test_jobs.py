@@ -1,10 +1,7 @@
 """The jobs as their users run them: real processes, a real local Ray, a real submission."""
 
-import contextlib
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from local import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,93 +116,17 @@ def test_nothing_frequent_goes_on_without_tokens_and_says_so(
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Start a head node of its own, with token authentication, and stop it afterwards.
-
-    Every port is free: the node's agent, which starts submitted jobs, gives up when another Ray on
-    this machine (that of an earlier test) holds its usual one.
-    """
-    folder = tmp_path_factory.mktemp("cluster")
-    # Ray passes its interpreter to a shell unquoted, and this checkout may lie below a folder with
-    # spaces: a link to the environment has none.
-    (folder / "env").symlink_to(sys.prefix)
-    (folder / "token").write_text("0123456789abcdef" * 4)
-    ports = []
-    with contextlib.ExitStack() as held:  # all at once, or one port could come twice
-        for _ in range(5):
-            probe = held.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-    environment = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{folder / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    ray = [str(folder / "env" / "bin" / "python"), "-m", "ray.scripts.scripts"]
-    start = [*ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={ports[0]}",
-             "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
-             f"--dashboard-agent-listen-port={ports[2]}", f"--metrics-export-port={ports[3]}",
-             f"--ray-client-server-port={ports[4]}",
-             "--num-cpus=2", "--block"]  # fmt: skip
-    log = folder / "head.log"
-    with log.open("w") as output:
-        head = subprocess.Popen(start, env=environment, stdout=output, stderr=output)
-    deadline = time.monotonic() + 150
-    while True:
-        # The head answers some time before it can run a job.
-        tried = subprocess.run(
-            [*ray, "job", "submit", "--", "true"], env=environment, capture_output=True, check=False
-        )
-        if tried.returncode == 0:
-            break
-        if head.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"no job can be submitted: {tried.stderr.decode()}\n{log.read_text()}")
-        time.sleep(1)
-    yield environment
-    head.terminate()
-    try:
-        head.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        head.kill()
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(cpus=2) as cluster:
+        yield cluster
 
 
-def submit(cluster: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            "python",
-            "-m",
-            "ray.scripts.scripts",
-            "job",
-            "submit",
-            "--working-dir",
-            ".",
-            "--",
-            *command,
-        ],
-        cwd=ROOT,
-        env=cluster,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+def submit(cluster: LocalCluster, *command: str) -> subprocess.CompletedProcess[str]:
+    submitting = ["ray", "job", "submit", "--working-dir", ".", "--", *command]
+    return cluster.run(*submitting, cwd=ROOT, capture_output=True, timeout=400)
 
 
-def test_a_submitted_sweep_runs_on_the_cluster(
-    cluster: dict[str, str], small: list[str], tmp_path: Path
-) -> None:
-    flags = [*SWEEP, "--search.seeds=1", "--search.final_seeds=1", "--search.configurations=1"]
-    done = submit(cluster, "python", "jobs/sweep.py", *small, *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout + done.stderr
-    assert len(records(tmp_path / "runs")) == 4
-    assert list((tmp_path / "runs").rglob("report.md"))
-
-
-def test_a_failing_submission_has_a_failing_exit_code(cluster: dict[str, str]) -> None:
+def test_a_failing_submission_has_a_failing_exit_code(cluster: LocalCluster) -> None:
     missing = submit(cluster, "python", "jobs/mine.py", "--data.source=/nowhere/x.csv",
                      "--storage=/tmp/never-written")  # fmt: skip
     assert missing.returncode != 0

@@ -96,6 +96,12 @@ def test_a_part_of_another_prediction_counts_as_absent(tmp_path: Path) -> None:
     assert [part.number for part in other.unfinished()] == [0, 1]
 
 
+def test_options_of_a_uri_stay_at_its_end(tmp_path: Path) -> None:
+    for root in ("s3://bucket/out?region=x", "s3://bucket/out/?region=x"):
+        found = Output(root, "key", 1, 1, NAMES)
+        assert found.place == "s3://bucket/out/key?region=x"
+
+
 def test_rows_that_are_no_part_are_refused(tmp_path: Path) -> None:
     found = output(tmp_path, ["a", "b", "c"], 2)
     with pytest.raises(ValueError, match="not those of"):

@@ -42,7 +42,8 @@ def made(plan_for: PlanFor, tmp_path_factory: pytest.TempPathFactory) -> tuple[C
 
 
 def rendered(facts: CardFacts) -> str:
-    return MarkdownIt("commonmark").enable("table").render(model_card(facts))
+    page: str = MarkdownIt("commonmark").enable("table").render(model_card(facts))
+    return page
 
 
 def test_the_card_lies_beside_the_model_and_says_what_the_record_says(
