@@ -13,6 +13,7 @@ listed as not injected. Exit status 1: a promise was broken.
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,7 @@ def main() -> None:
         return
     folder = Path(options.folder or tempfile.mkdtemp(prefix="chaos-")).resolve()
     print(f"in {folder}: undisturbed jobs first", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nodes end with this program
     scene = Scene.prepared(folder)
     rows = [_inject(fault, scene, number, len(faults)) for number, fault in enumerate(faults, 1)]
     broken = [row for row in rows if row[3] == BROKEN]

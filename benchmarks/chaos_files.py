@@ -35,6 +35,10 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
 def _artifact(damage: Callable[[Path], None], name: str) -> Callable[[Scene], str]:
     """Return what damages a file of the patterns, and repairs it as the error says."""
 
@@ -303,7 +307,7 @@ FAULTS = (
     Fault("record with a changed byte", "refused, named, only that run is repeated",
           _record(_flip)),
     Fault("record emptied", "refused, named, only that run is repeated",
-          _record(lambda path: path.write_bytes(b""))),
+          _record(_empty)),
     Fault("predictions of a run lost", "scores stand, the report is written", _predictions_lost),
     Fault("search journal truncated", "the records count", _journal(_truncate)),
     Fault("search journal lost", "the records count", _journal(Path.unlink)),

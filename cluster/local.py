@@ -293,6 +293,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.namespaces and not can_use_namespaces():
         parser.error("--namespaces takes root on Linux, and the ip command")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the nodes end with this program
     with LocalCluster(options.cpus, namespaces=options.namespaces) as cluster:
         for _ in range(options.nodes - 1):
             cluster.start_node()

@@ -13,6 +13,7 @@ from adapt_ray.distributed.nodes import alive, on_every_node
 from adapt_ray.distributed.session import Session
 from adapt_ray.doctor import (
     Finding,
+    Host,
     Level,
     Request,
     as_text,
@@ -42,7 +43,7 @@ def doctor(job: Job, dry_run: bool) -> None:
         deepspeed = training is not None and training.engine == "deepspeed"
         request = Request(beacon, model, deepspeed)
         here = examine(request)
-        nodes = {}
+        nodes: dict[str, Host] = {}
         silent: dict[str, str] = {}
         try:
             undo.enter_context(Session(job.resources)).start()

@@ -21,6 +21,11 @@ import torch
 from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
@@ -41,6 +46,7 @@ from adapt_ray.training.world import World
 _KEPT_INPUTS = 2  # of plans that a group has loaded: those of two contenders often take turns
 _LISTENERS = 10_000  # calls that wait at the desk at the same time
 _CLOSING_SECONDS = 60.0
+_SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class Work(Protocol):
@@ -150,7 +156,8 @@ class WorkerPool:
         self.groups = session.concurrent_runs()
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
-        self._closing = False
+        self._watching = False
+        self._closed = threading.Event()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Desk)
         self.desk = actor.options(
@@ -161,7 +168,7 @@ class WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._closing = True
+        self._closed.set()
         self.desk.close.remote()
         for thread in self._threads:
             thread.join(_CLOSING_SECONDS if kind is None else 0)
@@ -198,10 +205,34 @@ class WorkerPool:
             except ray.exceptions.RayActorError:
                 return  # whoever waits for results says so
             except Exception:
-                if not self._closing:  # the job ends with an error, and Ray with it
+                if not self._closed.is_set():  # the job ends with an error, and Ray with it
                     raise
                 return
             remove_folder(f"{self._folder}/{group}")
+            if go_on:
+                self._watch_placements()
+
+    def _watch_placements(self) -> None:
+        """From the first lost group on, see to it that Ray can place groups at all."""
+        with self._starting:
+            if self._watching:
+                return
+            self._watching = True
+        threading.Thread(target=self._drop_lost_placements, daemon=True).start()
+
+    def _drop_lost_placements(self) -> None:
+        """Remove what groups that lost a node have left, again and again until the pool closes.
+
+        Ray 2.60 tries to place it elsewhere, without a pause and before everything else: while
+        there is no room for it, no group and no trial is placed any more. A group never goes on
+        with other workers, so nobody needs it.
+        """
+        job = ray.get_runtime_context().get_job_id()
+        while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
+            for name, facts in placement_group_table().items():
+                if facts["state"] == "RESCHEDULING" and name.endswith(job):
+                    lost = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name)))
+                    remove_placement_group(lost)
 
     def _work(self, group: str) -> bool:
         """Keep one group at work until it is lost; return whether another should be started."""
