@@ -17,7 +17,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "cluster"))
@@ -28,7 +29,9 @@ import chaos_processes
 import section
 from chaos_scene import Broken, Fault, NotHere, Scene
 
-ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "RELIABILITY.md"
+BROKEN = "**broken**"
+NOT_INJECTED = "-"
 FAULTS: tuple[Fault, ...] = (*chaos_files.FAULTS, *chaos_processes.FAULTS, *chaos_nodes.FAULTS)
 
 
@@ -45,18 +48,32 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nodes end with this program
     scene = Scene.prepared(folder)
     rows = [_inject(fault, scene, number, len(faults)) for number, fault in enumerate(faults, 1)]
-    broken = [row for row in rows if row[3] == BROKEN]
-    body = _table(rows)
-    print(body)
+    lines = {row.name: row.line() for row in rows}
     if options.write:
-        section.write("faults", body, ROOT / "docs" / "RELIABILITY.md")
+        lines = _written() | lines
+        section.write("faults", _table(lines), DOCUMENT)
+    else:
+        print(_table(lines))
+    broken = any(row.lost == BROKEN for row in rows)
     if not broken and not options.folder:
         shutil.rmtree(folder)
     raise SystemExit(1 if broken else 0)
 
 
-Row = tuple[str, str, str, str, float]
-BROKEN = "**broken**"
+@dataclass(frozen=True)
+class Row:
+    """What became of one fault."""
+
+    name: str
+    promise: str
+    happened: str
+    lost: str
+    seconds: float
+
+    def line(self) -> str:
+        """Return the row of the table."""
+        happened = " ".join(self.happened.split()).replace("|", "\\|")
+        return f"| {self.name} | {self.promise} | {happened} | {self.lost} | {self.seconds:.0f} |"
 
 
 def _inject(fault: Fault, scene: Scene, number: int, of: int) -> Row:
@@ -65,35 +82,37 @@ def _inject(fault: Fault, scene: Scene, number: int, of: int) -> Row:
     try:
         happened = fault.inject(scene)
     except NotHere as reason:
-        happened, lost = f"not injected: {reason}", "-"
+        happened, lost = f"not injected: {reason}", NOT_INJECTED
     except Broken as broken:
         happened, lost = str(broken), BROKEN
-    seconds = time.monotonic() - started
-    print(f"[{number}/{of}] {fault.name}: {happened} ({seconds:.0f} s)", flush=True)
-    return fault.name, fault.promise, happened, lost, seconds
+    row = Row(fault.name, fault.promise, happened, lost, time.monotonic() - started)
+    print(f"[{number}/{of}] {row.name}: {happened} ({row.seconds:.0f} s)", flush=True)
+    return row
 
 
-def _table(rows: Sequence[Row]) -> str:
-    injected = [row for row in rows if row[3] != "-"]
-    broken = sum(row[3] == BROKEN for row in rows)
-    lines = [
+def _written() -> dict[str, str]:
+    """Return the rows that the document has, by fault: a repeated one replaces its own."""
+    names = {fault.name for fault in FAULTS}
+    lines = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
+    found = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+    return {name: line for name, line in found.items() if name in names}
+
+
+def _table(lines: Mapping[str, str]) -> str:
+    ordered = [lines[fault.name] for fault in FAULTS if fault.name in lines]
+    skipped = sum(line.split(" | ")[3] == NOT_INJECTED for line in ordered)
+    broken = sum(line.split(" | ")[3] == BROKEN for line in ordered)
+    minutes = sum(int(line.split(" | ")[4].removesuffix(" |")) for line in ordered) / 60
+    head = [
         section.provenance("ray", "torch"),
         "",
-        f"{len(injected)} faults injected, {broken} promises broken; "
-        f"{sum(row[4] for row in rows) / 60:.0f} min in all.",
+        f"{len(ordered) - skipped} faults injected, {broken} promises broken; {minutes:.0f} min in "
+        "all. A fault that is injected again (`--only WORD --write`) replaces its row.",
         "",
         "| Fault | Promised | What happened | Lost | Seconds |",
         "| :-- | :-- | :-- | :-- | --: |",
     ]
-    lines += [
-        f"| {name} | {promise} | {_cell(happened)} | {lost} | {seconds:.0f} |"
-        for name, promise, happened, lost, seconds in rows
-    ]
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return "\n".join([*head, *ordered])
 
 
 def _options() -> argparse.Namespace:

@@ -79,7 +79,8 @@ class Scene:
     def command(self, job: str, storage: Path, *flags: str) -> list[str]:
         """Return the command of a job on the scene's corpus and model."""
         script = str(ROOT / "jobs" / f"{job}.py")
-        return [sys.executable, script, f"--storage={storage}", *self.flags, *flags]
+        own = () if job == "report" else self.flags  # which takes records alone
+        return [sys.executable, script, f"--storage={storage}", *own, *flags]
 
     def run(
         self, job: str, storage: Path, *flags: str, under: Sequence[str] = ()
