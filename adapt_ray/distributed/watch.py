@@ -53,6 +53,7 @@ class _TensorBoard(TBXLoggerCallback):
             return
         if trial in self._trial_writer:
             self._trial_writer[trial].close()
-        folder = self._folder / folder_name(trial.config["label"])
+        label = folder_name(trial.config["label"]).replace("%23", "#")  # "adapt #3", as elsewhere
+        folder = self._folder / label
         self._trial_writer[trial] = self._summary_writer_cls(str(folder), flush_secs=10)
         self._trial_result[trial] = {}
