@@ -200,7 +200,7 @@ def _stopped(scene: Scene) -> str:
         before = interruptions.finished(storage)
         stopped = cluster.run("ray", "job", "stop", "first", capture_output=True)
         status = cluster.run("ray", "job", "status", "first", capture_output=True)
-        if "STOPPED" not in status.stdout + status.stderr + stopped.stdout + stopped.stderr:
+        if "was stopped" not in status.stdout + status.stderr + stopped.stdout + stopped.stderr:
             raise Broken(f"not stopped: {status.stdout[-300:]}")
         again = cluster.run(*submit, "second", "--", *command, capture_output=True)
         if again.returncode:
