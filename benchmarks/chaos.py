@@ -112,7 +112,9 @@ def _table(lines: Mapping[str, str]) -> str:
         "| Fault | Promised | What happened | Lost | Seconds |",
         "| :-- | :-- | :-- | :-- | --: |",
     ]
-    return "\n".join([*head, *ordered])
+    missing = [fault.name for fault in FAULTS if fault.name not in lines]
+    tail = ["", f"Not in the table yet: {'; '.join(missing)}."] if missing else []
+    return "\n".join([*head, *ordered, *tail])
 
 
 def _options() -> argparse.Namespace:
