@@ -31,12 +31,16 @@ SWEEP = [
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Return the files of artifacts and records with their times of change."""
+    """Return the files of artifacts and of recorded runs with their times of change.
+
+    A run that was killed before its record may leave predictions, which its repetition replaces.
+    """
+    runs = {path.stem for path in records(folder)}
     return {
         str(path): path.stat().st_mtime_ns
         for kind in ("artifacts", "records", "predictions", "curves")
         for path in (folder / kind).rglob("*")
-        if path.is_file()
+        if path.is_file() and (kind == "artifacts" or path.stem in runs)
     }
 
 
