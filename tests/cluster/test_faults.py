@@ -25,7 +25,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             "node lost in training with two workers",
             "node lost in a sweep",
             "storage that a node does not share",
-            "submitted sweep stopped",
         )
     ],
     ids=lambda fault: fault.name,
