@@ -1,7 +1,7 @@
 # make demo     set up once, then run the main job on the packaged model and the generated corpus
 # make test     set up once, then run the tests
 # make check    ruff, the type checker, and the documentation built with warnings as errors
-# make chaos    inject faults into real jobs (half an hour), and say what became of every promise
+# make chaos    inject faults into real jobs (over an hour), and say what became of every promise
 # make docs     the documentation, as a site in build/site
 #
 # TORCH_INDEX=<URL>  take PyTorch from this package index: the one of its CPU build, or of the CUDA

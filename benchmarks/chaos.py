@@ -1,6 +1,6 @@
 """Inject faults into real jobs, one after the other, and say what was promised and what happened.
 
-    python benchmarks/chaos.py                       all of them (about half an hour)
+    python benchmarks/chaos.py                       all of them (over an hour on two cores)
     python benchmarks/chaos.py --only disk,node      those whose name contains one of the words
     python benchmarks/chaos.py --list
 
