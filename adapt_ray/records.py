@@ -5,11 +5,14 @@
     <root>/curves/<run_id>.parquet                                one row an epoch
 
 The record is written last, each file in one atomic step: a record that can be seen implies its
-companions, so a job that is killed finds its finished runs again and repeats the others.
+companions, so a job that is killed finds its finished runs again and repeats the others. Every
+file is sealed with the digest of its bytes: Parquet's own checksums leave out its headers and its
+footer, where a changed byte turns a score into a null or moves it to another column.
 """
 
 import dataclasses
 import hashlib
+import io
 import json
 import typing
 from concurrent.futures import ThreadPoolExecutor
@@ -241,10 +244,8 @@ class RecordStore:
         return sorted(path for path in paths if path.suffix == ".parquet")
 
     def _write(self, path: PurePosixPath, table: pa.Table, schema: pa.Schema) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.cast(schema), sink, write_page_checksum=True)
         self._fs.create_dir(str(path.parent), recursive=True)
-        write_whole(self._fs, str(path), sink.getvalue().to_pybytes())
+        write_whole(self._fs, str(path), _sealed(table.cast(schema)))
 
     def _read_record(self, path: PurePosixPath) -> pa.Table:
         row = self._read(path, RUN_SCHEMA)
@@ -257,8 +258,8 @@ class RecordStore:
         """Read a file as ``schema``: a column it lacks becomes null where null is allowed."""
         try:
             with self._fs.open_input_file(str(path)) as source:
-                table = pq.read_table(source, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+                table = _unsealed(source.read())
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"record file {path} cannot be read: {reason}; {_REMEDY}") from None
         columns = [_conformed(table, field) for field in schema]
@@ -269,6 +270,35 @@ class RecordStore:
                 f"or is not {schema.field(wrong[0]).type}; {_REMEDY}"
             )
         return pa.Table.from_arrays(typing.cast("list[Any]", columns), schema=schema)
+
+
+_SEAL = "adapt_ray.sha256"
+
+
+def _sealed(table: pa.Table) -> bytes:
+    """Return a Parquet file whose footer holds the digest of the file with zeros in its place."""
+    sink = io.BytesIO()
+    zeros = "0" * hashlib.sha256().digest_size * 2
+    with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_SEAL: zeros})
+    content = sink.getvalue()
+    start = content.rindex(zeros.encode())
+    seal = hashlib.sha256(content).hexdigest().encode()
+    return content[:start] + seal + content[start + len(seal) :]
+
+
+def _unsealed(content: bytes) -> pa.Table:
+    """Return what :func:`_sealed` wrote; OSError when its digest is another.
+
+    Files without a seal were written before there was one: the checksums of their pages must do.
+    """
+    seal = (pq.read_metadata(io.BytesIO(content)).metadata or {}).get(_SEAL.encode())
+    if seal is not None:
+        zeros = b"0" * len(seal)
+        if hashlib.sha256(content.replace(seal, zeros, 1)).hexdigest().encode() != seal:
+            raise OSError("its content does not have the digest that it holds")
+    return pq.read_table(io.BytesIO(content), page_checksum_verification=True)
 
 
 _REMEDY = "delete it to have the run repeated"

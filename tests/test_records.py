@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import string
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,33 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
                 read()
             assert str(path) in str(caught.value)
             assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[RecordStore, Path, bytes]:
+    """Return a store of one record, and that record's file with its content."""
+    folder = tmp_path_factory.mktemp("stored")
+    store = store_in(folder, record())
+    return store, record_file(folder), record_file(folder).read_bytes()
+
+
+@settings(max_examples=500, deadline=None)
+@given(place=st.integers(0, 2**20), change=st.integers(1, 255))
+def test_a_changed_byte_never_changes_a_record(
+    stored: tuple[RecordStore, Path, bytes], place: int, change: int
+) -> None:
+    store, path, content = stored
+    damaged = bytearray(content)
+    damaged[place % len(content)] ^= change
+    path.write_bytes(damaged)
+    with suppress(InputError):
+        assert store.get("r1", "demo", "adapt") == record()
+
+
+def test_a_record_from_before_there_were_seals_is_read(tmp_path: Path) -> None:
+    store = store_in(tmp_path, record())
+    pq.write_table(store.all(), record_file(tmp_path), write_page_checksum=True)
+    assert store.get("r1", "demo", "adapt") == record()
 
 
 @pytest.mark.parametrize(
