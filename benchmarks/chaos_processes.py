@@ -74,7 +74,7 @@ def _asked_to_end(number: signal.Signals, status: int) -> Callable[[Scene], str]
         seconds = time.monotonic() - started
         if found != status:
             raise Broken(f"status {found}, not {status}")
-        _, alive = psutil.wait_procs(family, 20)
+        _, alive = psutil.wait_procs(family, 60)
         if alive:
             raise Broken(f"left running: {[process.name() for process in alive]}")
         scene.succeeds("sweep", storage, *SWEEP)
@@ -158,7 +158,7 @@ def _end_all(driver: psutil.Popen) -> None:
     family = [*driver.children(recursive=True), driver]
     for process in family:
         process.kill()
-    psutil.wait_procs(family, 20)
+    psutil.wait_procs(family, 60)
 
 
 _ON = "no finished run repeated or lost, the same command ends as if nothing had been"

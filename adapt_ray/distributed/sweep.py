@@ -1,13 +1,11 @@
 """Searches and comparisons on Ray Tune: configurations side by side, their seeds raced or not."""
 
 import functools
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 import ray
@@ -143,7 +141,7 @@ def search(stage: Stage, plan: SearchPlan) -> list[Trial]:
     config = plan.config
     if config.warm_start and read_points(plan.storage, plan.name) is None:
         write_points(plan.storage, plan.name, plan.first_points())
-    with _journal(plan) as kept:
+    with journal(plan.storage, plan.name) as kept:
         studies = plan.studies(kept)
         hours = config.time_budget_hours
         deadline = None if hours is None else time.monotonic() + hours * _SECONDS_AN_HOUR
@@ -152,16 +150,6 @@ def search(stage: Stage, plan: SearchPlan) -> list[Trial]:
     return [
         Trial(racer, plan.plan_for(racer.proposal)) for study in studies for racer in study.racers
     ]
-
-
-@contextmanager
-def _journal(plan: SearchPlan) -> Iterator[optuna.storages.BaseStorage]:
-    """Yield the file in which a search can be watched: in its storage, if that is a folder."""
-    if "://" in plan.storage:
-        with tempfile.TemporaryDirectory(prefix="adapt_ray-") as folder:
-            yield journal(Path(folder) / f"{plan.name}.journal")
-    else:
-        yield journal(Path(plan.storage) / "search" / f"{plan.name}.journal")
 
 
 @dataclass(frozen=True)

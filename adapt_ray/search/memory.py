@@ -3,8 +3,11 @@
 Neither is needed to go on: the records are what a search is repeated from.
 """
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import optuna
@@ -14,16 +17,36 @@ from adapt_ray.artifacts import open_root, write_whole
 from adapt_ray.search.space import Values
 
 
-def journal(path: Path) -> optuna.storages.BaseStorage:
-    """Return an Optuna storage that is a file, for optuna-dashboard to open while a sweep runs.
+@contextmanager
+def journal(storage: str, name: str) -> Iterator[optuna.storages.BaseStorage]:
+    """Yield an Optuna storage that is a file, for optuna-dashboard to open while a sweep runs.
 
-    It is begun anew: a study that goes on tells it everything again.
+    It is begun anew: a study that goes on tells it everything again. It lies in ``search/`` of a
+    storage that is a folder. Where that is none, or the same sweep runs twice and the other one
+    writes it already, it is a temporary file that nobody looks at.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in (path, path.with_name(f"{path.name}.lock")):  # a killed sweep leaves its lock
-        old.unlink(missing_ok=True)
-    backend = JournalFileBackend(str(path))
-    return optuna.storages.JournalStorage(backend)
+    with tempfile.TemporaryDirectory(prefix="adapt_ray-") as aside, ExitStack() as until_then:
+        path = Path(aside) / f"{name}.journal"
+        if "://" not in storage:
+            shared = Path(storage) / "search" / path.name
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            if until_then.enter_context(_alone(shared.with_name(f".{path.name}.writer"))):
+                path = shared
+        for old in (path, path.with_name(f"{path.name}.lock")):  # a killed sweep leaves its lock
+            old.unlink(missing_ok=True)
+        yield optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Yield whether no other process is in here; the kernel notices when one is killed."""
+    with path.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def read_points(storage: str, name: str) -> Mapping[str, Sequence[Values]] | None:
