@@ -35,10 +35,8 @@ from adapt_ray.distributed.desk import Desk, Result
 from adapt_ray.distributed.session import Session
 from adapt_ray.errors import JobError, last_line
 from adapt_ray.export import export
-from adapt_ray.model_card import card_facts
 from adapt_ray.modeling import TaskClassifier
 from adapt_ray.records import RecordStore, RunRecord, run_records
-from adapt_ray.report.card import model_card
 from adapt_ray.training.checkpoint import discard
 from adapt_ray.training.run import Inputs, RunPlan, execute, failed
 from adapt_ray.training.world import World
@@ -117,6 +115,10 @@ class SeedRun:
         def write_export(
             folder: str, model: TaskClassifier, weights: dict[str, Tensor], record: RunRecord
         ) -> None:
+            # Cards take SciPy's statistics, a second that workers without an export save.
+            from adapt_ray.model_card import card_facts
+            from adapt_ray.report.card import model_card
+
             names = inputs.corpus.label_names
             card = model_card(card_facts(self.plan, inputs, record, recorded))
             export(
