@@ -62,7 +62,8 @@ def disk_problem(text: str) -> str | None:
     An error that comes from another process has no number any more, only its text.
     """
     numbers = "|".join(str(getattr(errno, name)) for name in _REFUSALS if hasattr(errno, name))
-    found = re.search(rf"\[Errno ({numbers})\][^\n]*", text)
+    by_python, by_rust = rf"\[Errno ({numbers})\][^\n]*", rf"[^\n:]*\(os error ({numbers})\)"
+    found = re.search(f"{by_python}|{by_rust}", text)
     if found is None:
         return None
     return (

@@ -114,7 +114,8 @@ class Session:
         # After an error, threads may be in the middle of a call: Ray goes with the process.
         if self._started and not (error is not None and end_at_once()):
             ray.shutdown()
-        problem = disk_problem(str(error)) if isinstance(error, ray.exceptions.RayError) else None
+        elsewhere = isinstance(error, (ray.exceptions.RayError, JobError))
+        problem = disk_problem(str(error)) if elsewhere else None
         if problem is not None:
             raise JobError(problem) from None
 
