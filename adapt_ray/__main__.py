@@ -2,8 +2,8 @@
 
     python -m adapt_ray doctor [JOB] [RECIPE.yaml] [--FIELD VALUE ...]
 
-JOB is mine, sensitivity, finetune, sweep (when none is named), stability or prompt, and what
-follows are its own arguments:
+JOB is mine, sensitivity, finetune, sweep (when none is named), stability, prompt or predict, and
+what follows are its own arguments:
 
     python -m adapt_ray doctor sweep jobs/recipes/demo.yaml
     ray job submit --working-dir . -- python -m adapt_ray doctor sweep --storage s3://bucket/runs
@@ -23,19 +23,21 @@ from adapt_ray.config import (
     FinetuneJob,
     Job,
     MineJob,
+    PredictJob,
     PromptJob,
     SensitivityJob,
     StabilityJob,
     SweepJob,
 )
 
-_JOBS: dict[str, type[Job]] = {
+_JOBS: dict[str, type[Job] | type[PredictJob]] = {
     "mine": MineJob,
     "sensitivity": SensitivityJob,
     "finetune": FinetuneJob,
     "sweep": SweepJob,
     "stability": StabilityJob,
     "prompt": PromptJob,
+    "predict": PredictJob,
 }
 
 

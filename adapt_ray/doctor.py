@@ -22,6 +22,7 @@ from adapt_ray.config import ModelConfig, ResourcesConfig
 from adapt_ray.errors import InputError
 from adapt_ray.mining.closed import mine_closed
 from adapt_ray.modeling import check_model
+from adapt_ray.prediction.model import settings_at
 from adapt_ray.pretrained import model_digest
 
 _MOST_CLOCK_SECONDS = 5.0  # between machines: mining.max_seconds ends at a time of day
@@ -37,7 +38,7 @@ class Request:
     """What to look for on a machine."""
 
     beacon: Beacon | None  # None: storage is not asked about
-    model: ModelConfig | None
+    model: ModelConfig | str | None  # a pretrained model, or the place of an exported one
     deepspeed: bool
 
 
@@ -248,10 +249,12 @@ def _listed(packages: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
-def _model(config: ModelConfig) -> tuple[str | None, str | None]:
+def _model(model: ModelConfig | str) -> tuple[str | None, str | None]:
     try:
-        check_model(config)
-        return None, model_digest(config.name)
+        if isinstance(model, str):
+            return None, settings_at(model).digest
+        check_model(model)
+        return None, model_digest(model.name)
     except InputError as error:
         return f"cannot use it: {error}", None
 

@@ -1,6 +1,7 @@
 """The doctor's judgement; its round over a real cluster is in tests/cluster."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from adapt_ray.beacon import Beacon, lit
 from adapt_ray.config import ModelConfig, ResourcesConfig
 from adapt_ray.doctor import Host, Request, as_text, bug_report, clocks, examine, fits, judge
 from adapt_ray.errors import InputError
+from adapt_ray.prediction.model import settings_at
+from tests.distributed.exported import export_tiny
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,17 @@ def test_clocks_are_compared_between_two_moments() -> None:
     assert clocks(100.0, {"a": 99.0, "b": 106.0}, 102.0)[0].level == "ok"
     [found] = clocks(100.0, {"a": 101.0, "b": 3700.0}, 102.0)
     assert "node b is 3598 s apart" in found.text
+
+
+def test_an_exported_model_is_looked_at_too(tmp_path: Path, tiny_model: str) -> None:
+    model = export_tiny(tmp_path / "model", tiny_model)
+    asked = Request(None, str(model), deepspeed=False)
+    assert examine(asked).model is None
+    assert examine(asked).model_digest == settings_at(str(model)).digest
+    (model / "model.safetensors").write_bytes(b"half")
+    told = examine(asked)
+    assert "model.safetensors" in str(told.model)
+    assert told.model_digest is None
 
 
 @pytest.mark.parametrize(

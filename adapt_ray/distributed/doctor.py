@@ -8,7 +8,7 @@ from functools import partial
 import ray
 
 from adapt_ray.beacon import lit
-from adapt_ray.config import Job, ModelConfig, TrainingConfig, absolute_storage
+from adapt_ray.config import Job, ModelConfig, PredictJob, TrainingConfig, absolute_storage
 from adapt_ray.distributed.nodes import alive, on_every_node
 from adapt_ray.distributed.session import Session
 from adapt_ray.doctor import (
@@ -26,18 +26,21 @@ from adapt_ray.doctor import (
 from adapt_ray.errors import InputError, JobError
 
 
-def doctor(job: Job, dry_run: bool) -> None:
+def doctor(job: Job | PredictJob, dry_run: bool) -> None:
     """Check what a job will need, and print it; JobError when something is missing.
 
     Storage, model and engine are those of the job's configuration.
     """
-    model: ModelConfig | None = getattr(job, "model", None)
+    model: ModelConfig | str | None = getattr(job, "model", None)
+    if isinstance(model, str):
+        model = absolute_storage(model, "model")
+    storage = job.output if isinstance(job, PredictJob) else job.storage
     training: TrainingConfig | None = getattr(job, "training", None)
     with ExitStack() as undo:
         findings: list[Finding] = []
         beacon = None
         try:
-            beacon = undo.enter_context(lit(absolute_storage(job.storage)))
+            beacon = undo.enter_context(lit(absolute_storage(storage)))
         except InputError as error:
             findings.append(Finding("problem", "storage", str(error)))
         deepspeed = training is not None and training.engine == "deepspeed"
@@ -67,7 +70,7 @@ def _clocks() -> list[Finding]:
     return clocks(asked, told, time.time())
 
 
-def _cluster(job: Job) -> list[Finding]:
+def _cluster(job: Job | PredictJob) -> list[Finding]:
     address = job.resources.address or os.environ.get("RAY_ADDRESS")
     have = ray.cluster_resources()
     where = f"the cluster at {ray.get_runtime_context().gcs_address}" if address else "a local Ray"
