@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+import psutil
 import yaml
 
 from adapt_ray.config import Config, parse
@@ -28,6 +30,7 @@ def main(model: type[C], body: Callable[[C, bool], None], prog: str | None = Non
     status = _run(model, body, prog or _prog())
     at_once, _command = _command.at_once, None
     if at_once:
+        _end_children()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -52,6 +55,13 @@ def end_at_once() -> bool:
     if _command is not None:
         _command.at_once = True
     return _command is not None
+
+
+def _end_children() -> None:
+    """Ask child processes to end: of a local Ray, some would look for the others for a minute."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
 
 
 def _prog() -> str:

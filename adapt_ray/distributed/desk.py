@@ -9,19 +9,24 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-RETRIES = 2  # work whose worker group was lost is handed out this often again
+RETRIES = 2  # work whose worker group was lost where the last one was is handed out so often again
 
 Result = dict[str, Any]  # what a worker returns, or {"error": reason}
 
 
 @dataclass
 class _Order:
-    """A piece of work: who waits for it, how often a group was lost with it, what came out."""
+    """A piece of work: who waits for it, and what came out.
+
+    ``losses`` counts the groups that were lost with it since it was at ``place``: nodes that are
+    taken away again and again are no reason to give up a run that gets on in between.
+    """
 
     key: str
     work: bytes
     channels: list[str]
     losses: int = 0
+    place: str = ""
     result: Result | None = None
 
 
@@ -99,6 +104,13 @@ class Desk:
             if group not in self._taken:
                 self._taken[group] = turn, self._waiting.popleft()
             return self._taken[group][1].work
+
+    async def begins(self, group: str, place: str) -> None:
+        """Hear from where in its order a group goes on."""
+        async with self._changed:
+            order = self._taken[group][1]
+            if order.place != place:
+                order.place, order.losses = place, 0
 
     async def done(self, group: str, result: Result) -> None:
         """Take what a group made of its order."""

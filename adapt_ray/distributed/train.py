@@ -37,7 +37,7 @@ from adapt_ray.errors import JobError, last_line
 from adapt_ray.export import export
 from adapt_ray.modeling import TaskClassifier
 from adapt_ray.records import RecordStore, RunRecord, run_records
-from adapt_ray.training.checkpoint import discard
+from adapt_ray.training.checkpoint import discard, last_saved
 from adapt_ray.training.run import Inputs, RunPlan, execute, failed
 from adapt_ray.training.world import World
 
@@ -53,6 +53,11 @@ class Work(Protocol):
     @property
     def key(self) -> str:
         """What tells equal work."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """From where it goes on, when a group was lost with it; empty: from its beginning."""
         ...
 
     def run(self, bench: "Bench") -> Result:
@@ -93,6 +98,11 @@ class SeedRun:
     def key(self) -> str:
         """The run's id; an export is work of its own."""
         return f"{self.plan.run_id(self.seed)} {self.export_to or ''}"
+
+    @property
+    def place(self) -> str:
+        """The name of its last checkpoint."""
+        return last_saved(self.plan.storage, self.plan.run_id(self.seed))
 
     def run(self, bench: Bench) -> Result:
         """Run it unless it is finished; its record is what counts, this only says the score."""
@@ -297,6 +307,8 @@ def _worker(config: dict[str, Any]) -> None:
         if taken is None:
             return
         work: Work = cloudpickle.loads(taken)
+        if bench.world.rank == 0:
+            ray.get(desk.begins.remote(group, work.place))
         result = work.run(bench)
         bench.world.gather(None)  # nobody asks for the next work before all have had this
         if bench.world.rank == 0:

@@ -55,6 +55,11 @@ class Filling:
         """The attempt that it is part of, and its place in it."""
         return f"{self.attempt} {self.shards[0].file}"
 
+    @property
+    def place(self) -> str:
+        """Always the beginning: it is short."""
+        return ""
+
     def run(self, bench: Bench) -> Result:
         """Write the shards and return their digests and what they cost."""
         if bench.world.rank > 0:

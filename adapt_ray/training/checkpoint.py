@@ -154,6 +154,16 @@ class Checkpoints:
         return f"delete {self._folder} to have the run start again"
 
 
+def last_saved(root: str, run_id: str) -> str:
+    """Return the name of a run's last checkpoint; empty where it has none that can be read."""
+    filesystem, path = open_root(root)
+    try:
+        with filesystem.open_input_stream(f"{path}/{_FOLDER}/{run_id}/{_LATEST}") as stream:
+            return str(json.loads(stream.read())["folder"])
+    except (OSError, ValueError):  # what is wrong with it is told when the run begins
+        return ""
+
+
 def discard(root: str, run_id: str) -> None:
     """Delete the checkpoints of a run that has its record, if there are any."""
     filesystem, path = open_root(root)

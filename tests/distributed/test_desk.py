@@ -85,6 +85,21 @@ def test_work_of_a_lost_group_goes_first_to_another_until_it_was_lost_too_often(
     on_a_desk(scene)
 
 
+def test_work_that_gets_on_between_its_losses_is_not_given_up() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.order("a", "1", b"long")
+        for loss in range(3 * RETRIES):  # two losses at every checkpoint
+            assert await desk.take(f"g{loss}", 0) == b"long"
+            await desk.begins(f"g{loss}", f"step-{loss // RETRIES}")
+            assert await desk.lost(f"g{loss}", "preempted")
+        await desk.take("g", 0)
+        await desk.begins("g", "step-2")
+        assert await desk.lost("g", "out of memory")  # the third one there
+        assert await desk.result("a", 0) == {"error": "out of memory"}
+
+    on_a_desk(scene)
+
+
 def test_groups_that_never_start_end_what_waits_and_what_is_ordered_later() -> None:
     async def scene(desk: Desk) -> None:
         await desk.order("a", "1", b"work")

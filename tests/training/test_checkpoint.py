@@ -12,7 +12,7 @@ from torch import Tensor
 from adapt_ray.config import AdaloraConfig, AdaptConfig, FullConfig, LayerSelectionConfig
 from adapt_ray.errors import InputError
 from adapt_ray.training import checkpoint
-from adapt_ray.training.checkpoint import Checkpoints, discard
+from adapt_ray.training.checkpoint import Checkpoints, discard, last_saved
 from adapt_ray.training.run import Inputs, Outcome, RunPlan, execute
 from adapt_ray.training.world import World
 
@@ -63,8 +63,10 @@ def stored(root: Path) -> set[str]:
 def test_the_latest_of_several_is_what_remains(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path), "run", ALONE, {"workers": 1})
     assert loaded(checkpoints) == (None, {})
+    assert last_saved(str(tmp_path), "run") == ""
     for step in (3, 7):
         checkpoints.save(step, writing(str(step)), {"loss": step / 7})
+        assert last_saved(str(tmp_path), "run") == f"step-{step}"
     again = Checkpoints(str(tmp_path), "run", ALONE, {"workers": 1})
     assert loaded(again) == ({"loss": 1.0}, {"weights": "7", "deep/moments": "77"})
     assert stored(tmp_path / "checkpoints" / "run") == {
@@ -124,6 +126,7 @@ def test_a_damaged_description_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "run" / "latest.json").write_text("{")
     with pytest.raises(InputError, match="latest.json is damaged; delete"):
         loaded(checkpoints)
+    assert last_saved(str(tmp_path), "run") == ""
 
 
 def test_another_setting_starts_again_and_says_so(
