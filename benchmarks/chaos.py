@@ -107,7 +107,8 @@ def _table(lines: Mapping[str, str]) -> str:
         section.provenance("ray", "torch"),
         "",
         f"{len(ordered) - skipped} faults injected, {broken} promises broken; {minutes:.0f} min in "
-        "all. A fault that is injected again (`--only WORD --write`) replaces its row.",
+        "all. A fault that is injected again (`--only WORD --write`) replaces its row: the command "
+        "above is that of the last call.",
         "",
         "| Fault | Promised | What happened | Lost | Seconds |",
         "| :-- | :-- | :-- | :-- | --: |",
