@@ -151,13 +151,6 @@ def impatient(root: str) -> str:
     return f"{root}{'&' if '?' in root else '?'}retry_limit_seconds=10"
 
 
-def check_folder(folder: str, field: str) -> None:
-    """Check that a local folder, and no URI, can be written to. Raises InputError otherwise."""
-    if "://" in folder:
-        raise InputError(f"{field} {folder!r} is a URI; give a folder that all workers see")
-    check_place(folder, field)
-
-
 def _check_writable(path: Path, root: str, field: str) -> None:
     here = path
     while True:

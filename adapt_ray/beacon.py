@@ -15,15 +15,17 @@ import pyarrow.fs as pafs
 from adapt_ray.artifacts import open_root, write_whole
 from adapt_ray.errors import InputError
 
-FOLDER = "beacons"
-
 
 @dataclass(frozen=True)
 class Beacon:
-    """A file in a storage that whoever shares the storage sees."""
+    """A file in a storage that whoever shares the storage sees.
+
+    ``field`` is what the configuration calls the storage.
+    """
 
     storage: str
     name: str
+    field: str = "storage"
 
     def problem(self) -> str | None:
         """Say what is wrong with the storage as this process sees it, or return None."""
@@ -49,40 +51,41 @@ class Beacon:
         """Raise InputError, naming the node, unless it shares the storage with the driver."""
         problem = self.problem()
         if problem:
-            raise not_shared(self.storage, {where: problem})
+            raise not_shared(self, {where: problem})
 
 
 @contextmanager
-def lit(storage: str) -> Iterator[Beacon]:
+def lit(storage: str, field: str = "storage") -> Iterator[Beacon]:
     """Light a beacon, and put it out in the end.
 
     Raises InputError when this process cannot write into the storage.
     """
-    beacon = Beacon(storage, uuid.uuid4().hex)
+    beacon = Beacon(storage, uuid.uuid4().hex, field)
     filesystem, path = _place(storage, beacon.name)
     try:
         filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         write_whole(filesystem, path, beacon.name.encode())
     except OSError as error:
-        raise InputError(f"storage {storage!r} cannot be written: {_reason(error)}") from None
+        raise InputError(f"{field} {storage!r} cannot be written: {_reason(error)}") from None
     try:
         yield beacon
     finally:
         _put_out(filesystem, path)
 
 
-def not_shared(storage: str, problems: dict[str, str]) -> InputError:
+def not_shared(beacon: Beacon, problems: dict[str, str]) -> InputError:
     """Return the error that says which nodes do not share a storage."""
     listed = "; ".join(f"node {node} {problem}" for node, problem in problems.items())
     return InputError(
-        f"storage {storage!r} is not shared by all nodes: {listed}. Give a folder that is mounted "
-        "on every node, or a URI such as s3://bucket/runs, with --storage"
+        f"{beacon.field} {beacon.storage!r} is not shared by all nodes: {listed}. Give a folder "
+        "that is mounted on every node, or a URI such as s3://bucket/folder, with "
+        f"--{beacon.field}"
     )
 
 
 def _place(storage: str, name: str) -> tuple[pafs.FileSystem, str]:
     filesystem, path = open_root(storage)
-    return filesystem, f"{path}/{FOLDER}/{name}"
+    return filesystem, f"{path}/.beacon-{name}"
 
 
 def _put_out(filesystem: pafs.FileSystem, path: str) -> None:

@@ -832,7 +832,10 @@ class FinetuneJob(_TrainJob):
     method: MethodConfig = Field(AdaptConfig(), description="the method")
     seed: int = Field(0, ge=0, description="run seed: initialisation, data order and dropout")
     test: bool = Field(False, description="also score the test split")
-    export: Place | None = _outside_key(None, "folder that receives the trained model")
+    export: Place | None = _outside_key(
+        None,
+        "folder or URI that receives the trained model; on a cluster a folder that all nodes see",
+    )
 
 
 TableName = Literal[

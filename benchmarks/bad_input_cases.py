@@ -915,6 +915,12 @@ STORAGE = (
         flags("--method.type=full", "--export=sound.csv"),
         ("export", "sound.csv", "is a file"),
     ),
+    Case(
+        "a folder of other files in the export's place",
+        "finetune",
+        flags("--method.type=full", "--export=."),
+        ("export", "other files", "new folder"),
+    ),
 )
 
 SEARCHES = (

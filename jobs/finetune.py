@@ -4,14 +4,16 @@ python jobs/finetune.py --data.task demo --method.type adapt --method.sparsity 0
 python jobs/finetune.py --method.type full --seed 3 --export models/demo
 """
 
+from pathlib import Path
+
 from adapt_ray import cli
-from adapt_ray.artifacts import check_folder
-from adapt_ray.config import FinetuneJob
+from adapt_ray.config import FinetuneJob, absolute_storage
 from adapt_ray.contenders import check_method, resolved
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_in_short
 from adapt_ray.distributed.train import SeedRun, WorkerPool, is_finished
 from adapt_ray.distributed.trunk import hold
+from adapt_ray.export_place import check_export_place
 from adapt_ray.records import RecordStore
 from adapt_ray.training.trunk import check_trunk_cache
 
@@ -21,9 +23,12 @@ def finetune(job: FinetuneJob, dry_run: bool) -> None:
     training = resolved(job.method, job.training)
     check_method("flags", job.method, job.model, training, job.resources.workers)
     check_trunk_cache("flags", job.method, training)
+    export, beside = None, None
     if job.export is not None:
-        check_folder(job.export, "export")
-    with Session(job.resources, job.storage) as session:
+        export = absolute_storage(job.export, "export")
+        check_export_place(export)
+        beside = None if "://" in export else str(Path(export).parent)
+    with Session(job.resources, storage=job.storage, export=beside) as session:
         chain = Chain(job, session, find_only=dry_run)
         chain.check()
         if dry_run:
@@ -42,15 +47,16 @@ def finetune(job: FinetuneJob, dry_run: bool) -> None:
             test=job.test,
         )
         records = RecordStore(chain.storage)
-        if job.export or not is_finished(records, plan, job.seed):
+        if export or not is_finished(records, plan, job.seed):
             with WorkerPool(session, job.resources, f"{chain.storage}/ray") as pool:
                 states = hold(plan, pool)
-                list(pool.do([SeedRun(plan, job.seed, job.export)]))
+                list(pool.do([SeedRun(plan, job.seed, export)]))
                 for held in states.values():
                     held.lock.close()
         record = records.get(plan.run_id(job.seed), plan.task, plan.method.type)
         assert record is not None
-        print(cli.table(record.summary() | chain.locations()))
+        places = chain.locations() | ({"export": export} if export else {})
+        print(cli.table(record.summary() | places))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from adapt_ray.report.tokens import HTML, MARKDOWN
 
 def mine(job: MineJob, dry_run: bool) -> None:
     """Build the chain up to the task tokens and show them."""
-    with Session(job.resources, job.storage) as session:
+    with Session(job.resources, storage=job.storage) as session:
         chain = Chain(job, session, find_only=dry_run)
         chain.check()
         if dry_run:

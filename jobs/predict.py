@@ -13,7 +13,7 @@ from adapt_ray.distributed.session import Session
 
 def predict(job: PredictJob, dry_run: bool) -> None:
     """Classify what is not yet, and say where it lies and how well it went."""
-    with Session(job.resources, job.output) as session:
+    with Session(job.resources, output=job.output) as session:
         prediction = Prediction(job, session)
         if dry_run:
             print(cli.table(prediction.status()))

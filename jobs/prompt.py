@@ -14,7 +14,7 @@ from adapt_ray.report.tables import markdown
 
 def prompt(job: PromptJob, dry_run: bool) -> None:
     """Ask what is not answered yet, record every setting, and show how well it went."""
-    with Session(job.resources, job.storage) as session:
+    with Session(job.resources, storage=job.storage) as session:
         prompting_job = Prompting(job, session)
         if dry_run:
             print(f"{cli.table(prompting_job.status())}\n\nA prompt:\n{prompting_job.example()}")

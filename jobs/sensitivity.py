@@ -27,7 +27,7 @@ def sensitivity(job: SensitivityJob, dry_run: bool) -> None:
     if job.report is not None:
         check_place(job.report, "report")
     check_method("flags", job.method, job.model, TrainingConfig())
-    with Session(job.resources, job.storage) as session:
+    with Session(job.resources, storage=job.storage) as session:
         chain = Chain(job, session, find_only=dry_run)
         chain.check()
         if dry_run:

@@ -15,7 +15,7 @@ def stability(job: StabilityJob, dry_run: bool) -> None:
 
     Finished runs are not repeated.
     """
-    with Session(job.resources, job.storage) as session:
+    with Session(job.resources, storage=job.storage) as session:
         study = Study(job, session, dry_run=dry_run)
         study.check()
         if dry_run:

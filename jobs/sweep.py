@@ -29,7 +29,7 @@ FIRST_FINAL_SEED = 100  # none of the final seeds took part in the search
 
 def sweep(job: SweepJob, dry_run: bool) -> None:
     """Mine, measure, search, compare and report; what is done already is not repeated."""
-    with Session(job.resources, job.storage) as session:
+    with Session(job.resources, storage=job.storage) as session:
         comparison = Comparison(job, session, find_only=dry_run)
         comparison.check()
         check_warm_start(job.search)

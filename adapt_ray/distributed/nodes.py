@@ -50,4 +50,4 @@ def check_shared(beacon: Beacon) -> None:
     found, failed = on_every_node(beacon.problem)
     problems = failed | {node: problem for node, problem in found.items() if problem}
     if problems:
-        raise not_shared(beacon.storage, problems)
+        raise not_shared(beacon, problems)

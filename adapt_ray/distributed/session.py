@@ -27,6 +27,7 @@ _DEFAULTS = {
     # A group that is preempted is started again, and its run goes on: warnings change nothing.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean in workers what they mean in the driver
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the job, not only the search
@@ -48,22 +49,22 @@ _LOGGERS = {
 class Session:
     """Joins a Ray cluster, or starts a local Ray, on first use; leaves it on exit.
 
-    A job whose stages are all done never starts Ray. The nodes of a cluster that is joined must
-    share ``storage``.
+    A job whose stages are all done never starts Ray. ``shared`` are the places that the nodes of a
+    cluster must share, by the name of their field in the configuration.
     """
 
-    def __init__(self, resources: ResourcesConfig, storage: str | None = None) -> None:
+    def __init__(self, resources: ResourcesConfig, **shared: str | None) -> None:
         self._resources = resources
-        self._storage = storage
+        self._shared = shared
         self._started = False
         self._undo = ExitStack()
-        self.beacon: Beacon | None = None  # by which a node that joins later is checked
+        self.beacons: list[Beacon] = []  # by which a node that joins later is checked
 
     def start(self) -> None:
         """Connect if not yet connected.
 
-        Raises InputError when the address does not answer, and when a node does not share the
-        storage.
+        Raises InputError when the address does not answer, and when a node does not share what it
+        must.
         """
         if self._started:
             return
@@ -97,9 +98,12 @@ class Session:
             handler.setLevel(logging.ERROR)
         if address is None:
             self._check_fits()
-        elif self._storage is not None:
-            self.beacon = self._undo.enter_context(lit(absolute_storage(self._storage)))
-            check_shared(self.beacon)
+            return
+        for field, place in self._shared.items():
+            if place is not None:
+                beacon = self._undo.enter_context(lit(absolute_storage(place, field), field))
+                check_shared(beacon)
+                self.beacons.append(beacon)
 
     def __enter__(self) -> "Session":
         return self

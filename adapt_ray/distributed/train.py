@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import ray
@@ -35,6 +34,7 @@ from adapt_ray.distributed.desk import Desk, Result
 from adapt_ray.distributed.session import Session
 from adapt_ray.errors import JobError, last_line
 from adapt_ray.export import export
+from adapt_ray.export_place import exporting_to
 from adapt_ray.modeling import TaskClassifier
 from adapt_ray.records import RecordStore, RunRecord, run_records
 from adapt_ray.training.checkpoint import discard, last_saved
@@ -123,7 +123,7 @@ class SeedRun:
         recorded = run_records(records.all(self.plan.task)) if self.export_to else []
 
         def write_export(
-            folder: str, model: TaskClassifier, weights: dict[str, Tensor], record: RunRecord
+            place: str, model: TaskClassifier, weights: dict[str, Tensor], record: RunRecord
         ) -> None:
             # Cards take SciPy's statistics, a second that workers without an export save.
             from adapt_ray.model_card import card_facts
@@ -131,20 +131,21 @@ class SeedRun:
 
             names = inputs.corpus.label_names
             card = model_card(card_facts(self.plan, inputs, record, recorded))
-            export(
-                Path(folder),
-                model,
-                weights,
-                inputs.tokenizer,
-                self.plan.model,
-                names,
-                record.summary(),
-                card,
-            )
+            with exporting_to(place) as folder:
+                export(
+                    folder,
+                    model,
+                    weights,
+                    inputs.tokenizer,
+                    self.plan.model,
+                    names,
+                    record.summary(),
+                    card,
+                )
 
         try:
-            to_folder = partial(write_export, self.export_to) if self.export_to else None
-            outcome = execute(self.plan, self.seed, inputs, export=to_folder)
+            to_place = partial(write_export, self.export_to) if self.export_to else None
+            outcome = execute(self.plan, self.seed, inputs, export=to_place)
         except Exception as error:
             if world.rank == 0 and not done:
                 reason = f"{type(error).__name__}: {error}"
@@ -162,7 +163,7 @@ class WorkerPool:
 
     def __init__(self, session: Session, resources: ResourcesConfig, folder: str) -> None:
         session.start()
-        self._beacon = session.beacon
+        self._beacons = session.beacons
         self._resources = resources
         self._folder = folder
         self.groups = session.concurrent_runs()
@@ -263,7 +264,7 @@ class WorkerPool:
                 "desk": self.desk,
                 "group": group,
                 "threads": threads,
-                "beacon": self._beacon,
+                "beacons": self._beacons,
             },
             scaling_config=ScalingConfig(
                 num_workers=self._resources.workers,
@@ -298,8 +299,8 @@ def _worker(config: dict[str, Any]) -> None:
     """What every worker of a group executes; it reads its argument and nothing else."""
     # More threads than CPUs slow neighbouring runs down many times over.
     torch.set_num_threads(config["threads"])
-    if config["beacon"] is not None:  # this node may have joined after the job began
-        config["beacon"].require(ray.util.get_node_ip_address())
+    for beacon in config["beacons"]:  # this node may have joined after the job began
+        beacon.require(ray.util.get_node_ip_address())
     desk, group = config["desk"], config["group"]
     bench = Bench()
     for turn in itertools.count():

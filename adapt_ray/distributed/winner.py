@@ -32,10 +32,12 @@ def write_recipes(
 ) -> dict[str, str]:
     """Write a recipe for each plan beside the report; return the commands that export models.
 
-    The run of ``seed`` is on record: the model is trained again with the same result.
+    The run of ``seed`` is on record: the model is trained again with the same result. Models go
+    into the storage where that is a URI, and into the working directory otherwise.
     """
     filesystem, folder = open_root(target)
     commands = {}
+    models = f"{job.storage}/models/" if "://" in job.storage else ""
     names = [plan.contender for plan in plans]
     for plan in plans:
         several = names.count(plan.contender) > 1  # winners of a search for more than one objective
@@ -44,6 +46,7 @@ def write_recipes(
         values = recipe_of(job, plan, seed).model_dump(mode="json")
         content = yaml.safe_dump(values, sort_keys=False).encode()
         write_whole(filesystem, f"{folder}/{file}", content)
-        command = ["python", "jobs/finetune.py", f"{target}/{file}", "--export", folder_name(name)]
+        model = f"{models}{folder_name(name)}"
+        command = ["python", "jobs/finetune.py", f"{target}/{file}", "--export", model]
         commands[f"export {name}"] = shlex.join(command)
     return commands

@@ -40,6 +40,12 @@ def test_the_printed_command_is_the_run_on_record(
     assert found.export == method.type
 
 
+def test_models_of_a_remote_storage_go_there(plan_for: PlanFor, tmp_path: Path) -> None:
+    job = SweepJob(storage="s3://bucket/runs")
+    commands = write_recipes(job, [plan_for(FullStableConfig())], 100, str(tmp_path))
+    assert commands["export full_stable"].endswith("--export s3://bucket/runs/models/full_stable")
+
+
 def test_winners_of_one_contender_have_recipes_of_their_own(
     plan_for: PlanFor, tmp_path: Path
 ) -> None:

@@ -110,13 +110,14 @@ def test_nothing_frequent_goes_on_without_tokens_and_says_so(
 ) -> None:
     flags = [*small, "--mining.min_support=500", "--training.epochs=1", "--test=true",
              "--method.sparsity=0.01"]  # fmt: skip
-    done = run_job("finetune", *flags, f"--export={tmp_path / 'model'}")
+    done = run_job("finetune", *flags, "--export=models/demo")
     assert done.returncode == 0, done.stderr
     assert "no task tokens" in done.stdout
     row = pq.ParquetFile(records(tmp_path / "runs")[0]).read().to_pylist()[0]
     assert (row["new_tokens"], row["inserted_token_share"]) == (0, 0.0)
     assert row["test_macro_f1"] is not None
-    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "models" / "demo" / "model.safetensors").is_file()
+    assert f"{tmp_path}/models/demo" in done.stdout
 
 
 @pytest.fixture(scope="module")
