@@ -788,7 +788,7 @@ RECORDS = (
         "a byte of a record changed",
         "report",
         record(_edited_bytes(b"a processor", b"a professor")),
-        ("run0.parquet cannot be read", "CRC", "delete it"),
+        ("run0.parquet cannot be read", "digest", "delete it"),
     ),
     Case(
         "a foreign table among records",

@@ -44,6 +44,7 @@ from adapt_ray.training.world import World
 _KEPT_INPUTS = 2  # of plans that a group has loaded: those of two contenders often take turns
 _LISTENERS = 10_000  # calls that wait at the desk at the same time
 _CLOSING_SECONDS = 60.0
+_UNNEEDED = ("DatasetsCallback", "PlacementGroupCleanerCallback")  # of Ray Train, see _Trainer
 _SECONDS_BETWEEN_LOOKS = 5.0
 
 
@@ -258,7 +259,7 @@ class WorkerPool:
 
     def _trainer(self, group: str) -> TorchTrainer:
         threads = max(1, int(self._resources.cpus_per_worker))
-        return TorchTrainer(
+        return _Trainer(
             _worker,
             train_loop_config={
                 "desk": self.desk,
@@ -278,6 +279,21 @@ class WorkerPool:
                 failure_config=FailureConfig(max_failures=0),
             ),
         )
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer without two actors that a group does not need.
+
+    One hands out datasets, of which a group has none. The other gives the group's resources back
+    when its controller dies, which Ray does by itself when the controller or the job is gone; it
+    looks for the controller in the cluster that ``ray start`` began last on this machine. That is
+    never the local Ray of a job: where such a cluster is gone, the end of every group waited 12 s
+    for the actor, and where one is there, the actor took its controller for dead.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        found = super()._create_default_callbacks()  # type: ignore[misc]  # stubs know another class
+        return [each for each in found if type(each).__name__ not in _UNNEEDED]
 
 
 def is_finished(records: RecordStore, plan: RunPlan, seed: int) -> bool:
