@@ -142,6 +142,18 @@ def check_readable(root: str, field: str = "storage") -> None:
         raise InputError(f"{field} {root!r} cannot be reached: {_reason(error)}") from None
     if kind == pafs.FileType.File:
         raise InputError(f"{field} {root!r} is a file; give a folder")
+    bucket = path.strip("/").partition("/")[0]
+    if kind == pafs.FileType.NotFound and _is_missing(filesystem, bucket):
+        raise InputError(f"{field} {root!r}: there is no bucket {bucket!r}")
+
+
+def _is_missing(filesystem: pafs.FileSystem, bucket: str) -> bool:
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return False
+    try:
+        return bool(filesystem.get_file_info(bucket).type == pafs.FileType.NotFound)
+    except OSError:  # who may use a folder of a bucket need not be allowed to look at the bucket
+        return False
 
 
 def impatient(root: str) -> str:
@@ -234,6 +246,7 @@ class ArtifactStore:
         """Copy an artifact's files into a local folder; their digests are not checked."""
         source = PurePosixPath(self.path(manifest))
         for name in manifest.files:
+            (folder / _plain(name)).parent.mkdir(parents=True, exist_ok=True)
             pafs.copy_files(
                 str(source / _plain(name)),
                 str(folder / name),
@@ -323,6 +336,11 @@ class ArtifactStore:
     def path(self, manifest: Manifest) -> str:
         """Return where an artifact's files lie; on a local disk, a folder."""
         return str(self._base / manifest.stage / manifest.key / _plain(manifest.attempt))
+
+    def location(self, manifest: Manifest) -> str:
+        """Return where an artifact's files lie as users write it: a folder, or a URI."""
+        scheme, found, _ = self.root.partition("://")
+        return f"{scheme}://{self.path(manifest)}" if found else self.path(manifest)
 
     def _folder(self, stage: Stage) -> PurePosixPath:
         return self._base / _plain(stage.name) / stage.key

@@ -357,7 +357,7 @@ class Chain:
 
     def locations(self) -> dict[str, str]:
         """Return where the artifacts lie, and the storage of records."""
-        found = {name: self.store.path(m) for name, m in self.manifests.items()}
+        found = {name: self.store.location(m) for name, m in self.manifests.items()}
         return {**found, "records": f"{self.storage}/records"}
 
 
