@@ -34,13 +34,15 @@ def doctor(job: Job | PredictJob, dry_run: bool) -> None:
     model: ModelConfig | str | None = getattr(job, "model", None)
     if isinstance(model, str):
         model = absolute_storage(model, "model")
-    storage = job.output if isinstance(job, PredictJob) else job.storage
+    field, place = (
+        ("output", job.output) if isinstance(job, PredictJob) else ("storage", job.storage)
+    )
     training: TrainingConfig | None = getattr(job, "training", None)
     with ExitStack() as undo:
         findings: list[Finding] = []
         beacon = None
         try:
-            beacon = undo.enter_context(lit(absolute_storage(storage)))
+            beacon = undo.enter_context(lit(absolute_storage(place, field), field))
         except InputError as error:
             findings.append(Finding("problem", "storage", str(error)))
         deepspeed = training is not None and training.engine == "deepspeed"
