@@ -53,9 +53,11 @@ def main() -> int:
         return 0 if asked else 2
     name = sys.argv[2] if len(sys.argv) > 2 and sys.argv[2] in _JOBS else "sweep"
     del sys.argv[1 : 3 if name in sys.argv[2:3] else 2]
+    prog = f"python -m adapt_ray doctor {name}"
+    cli.answer_early(_JOBS[name], __name__, prog)
     from adapt_ray.distributed.doctor import doctor  # Ray takes seconds, --help should not
 
-    return cli.main(_JOBS[name], doctor, prog=f"python -m adapt_ray doctor {name}")
+    return cli.main(_JOBS[name], doctor, prog)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,19 @@ def _end_children() -> None:
             process.terminate()
 
 
+def answer_early(model: type[Config], module: str, prog: str | None = None) -> None:
+    """Answer ``--help`` and refuse wrong arguments of a script before its slow imports.
+
+    ``module`` is the caller's ``__name__``: nothing happens in a module that is imported.
+    """
+    if module == "__main__":
+        try:
+            parse(model, sys.argv[1:], prog=prog or _prog())
+        except InputError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
 def _prog() -> str:
     return f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from adapt_ray import cli
 from adapt_ray.config import FinetuneJob, absolute_storage
+
+cli.answer_early(FinetuneJob, __name__)  # before torch and Ray, which take seconds to import
+
 from adapt_ray.contenders import check_method, resolved
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_in_short

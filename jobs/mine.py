@@ -6,6 +6,9 @@ python jobs/mine.py --data.source corpus.parquet --data.text_column body --minin
 
 from adapt_ray import cli
 from adapt_ray.config import MineJob
+
+cli.answer_early(MineJob, __name__)  # before torch and Ray, which take seconds to import
+
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import Chain, tokens_as_text
 from adapt_ray.report.tokens import HTML, MARKDOWN

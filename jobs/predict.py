@@ -7,6 +7,9 @@ python jobs/predict.py --model s3://bucket/model --data.source s3://bucket/texts
 
 from adapt_ray import cli
 from adapt_ray.config import PredictJob
+
+cli.answer_early(PredictJob, __name__)  # before torch and Ray, which take seconds to import
+
 from adapt_ray.distributed.predict import Prediction
 from adapt_ray.distributed.session import Session
 

@@ -6,6 +6,9 @@ python jobs/prompt.py --prompt.endpoint http://localhost:8000/v1 --prompt.model 
 
 from adapt_ray import cli
 from adapt_ray.config import PromptJob
+
+cli.answer_early(PromptJob, __name__)  # before torch and Ray, which take seconds to import
+
 from adapt_ray.distributed.prompt import Prompting
 from adapt_ray.distributed.session import Session
 from adapt_ray.report.prompting import prompting

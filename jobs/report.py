@@ -5,8 +5,11 @@ python jobs/report.py --storage runs/paper --table macro_f1
 """
 
 from adapt_ray import cli
-from adapt_ray.artifacts import check_place, check_readable, folder_name
 from adapt_ray.config import ReportJob, absolute_storage
+
+cli.answer_early(ReportJob, __name__)  # before torch and Ray, which take seconds to import
+
+from adapt_ray.artifacts import check_place, check_readable, folder_name
 from adapt_ray.distributed.compare import comparison_table, write_records_report
 from adapt_ray.errors import InputError
 from adapt_ray.records import RecordStore, run_records

@@ -6,8 +6,11 @@ python jobs/sensitivity.py --sensitivity.heads 3
 """
 
 from adapt_ray import cli
-from adapt_ray.artifacts import check_place, folder_name
 from adapt_ray.config import SensitivityJob, TrainingConfig
+
+cli.answer_early(SensitivityJob, __name__)  # before torch and Ray, which take seconds to import
+
+from adapt_ray.artifacts import check_place, folder_name
 from adapt_ray.contenders import check_method
 from adapt_ray.distributed.compare import publish_report
 from adapt_ray.distributed.selections import selection_map

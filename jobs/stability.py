@@ -6,6 +6,9 @@ python jobs/stability.py jobs/recipes/small/macro_f1.yaml --data.folder FOLDER
 
 from adapt_ray import cli
 from adapt_ray.config import StabilityJob
+
+cli.answer_early(StabilityJob, __name__)  # before torch and Ray, which take seconds to import
+
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.study import Study
 

@@ -7,8 +7,11 @@ python jobs/sweep.py --data.source corpus.csv --data.label_column topic --search
 from collections.abc import Sequence
 
 from adapt_ray import cli
-from adapt_ray.artifacts import digest_json
 from adapt_ray.config import SweepJob
+
+cli.answer_early(SweepJob, __name__)  # before torch and Ray, which take seconds to import
+
+from adapt_ray.artifacts import digest_json
 from adapt_ray.distributed.compare import Comparison
 from adapt_ray.distributed.session import Session
 from adapt_ray.distributed.stages import MissingError
