@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-RETRIES = 2  # work whose worker group was lost where the last one was is handed out so often again
+RETRIES = 2  # work whose group was lost is handed out again so often from the same place
 
 Result = dict[str, Any]  # what a worker returns, or {"error": reason}
 

@@ -41,12 +41,14 @@ def journal(storage: str, name: str) -> Iterator[optuna.storages.BaseStorage]:
 def _alone(path: Path) -> Iterator[bool]:
     """Yield whether no other process is in here; the kernel notices when one is killed."""
     with path.open("w") as held:
+        alone = True
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            alone = False
+        except OSError:  # a file system without locks: two sweeps at once are rarer
+            pass
+        yield alone
 
 
 def read_points(storage: str, name: str) -> Mapping[str, Sequence[Values]] | None:

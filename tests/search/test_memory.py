@@ -1,6 +1,8 @@
+import errno
 from pathlib import Path
 
 import optuna
+import pytest
 
 from adapt_ray.config import Contender, FullConfig, Interval, SearchConfig
 from adapt_ray.search.memory import journal, read_points, write_points
@@ -46,6 +48,17 @@ def test_the_same_search_twice_at_once_leaves_the_journal_to_the_first(tmp_path:
         assert seen_from_outside(tmp_path / "search" / "name.journal") == tried(study)
     with journal(str(tmp_path), "name") as third:  # and the next one finds it free
         assert tried(search(third)) == seen_from_outside(tmp_path / "search" / "name.journal")
+
+
+def test_a_file_system_without_locks_keeps_the_journal_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with journal(str(tmp_path), "name") as storage:
+        assert tried(search(storage)) == seen_from_outside(tmp_path / "search" / "name.journal")
 
 
 def test_the_points_that_a_search_began_with_are_found_again(tmp_path: Path) -> None:
