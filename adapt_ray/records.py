@@ -7,7 +7,7 @@
 The record is written last, each file in one atomic step: a record that can be seen implies its
 companions, so a job that is killed finds its finished runs again and repeats the others. Every
 file is sealed with the digest of its bytes: Parquet's own checksums leave out its headers and its
-footer, where a changed byte turns a score into a null or moves it to another column.
+footer, where a changed byte renames a column: an optional score is then read as null.
 """
 
 import dataclasses
