@@ -25,7 +25,7 @@ def mine(job: MineJob, dry_run: bool) -> None:
         print(tokens_as_text(chain.tokens))
         found = chain.locations()
         if chain.token_report is not None:
-            folder = chain.store.path(chain.token_report)
+            folder = chain.store.location(chain.token_report)
             found |= {"token report": f"{folder}/{HTML}", "as Markdown": f"{folder}/{MARKDOWN}"}
         print(cli.table(found))
 

@@ -57,7 +57,7 @@ def heads(chain: Chain, job: SensitivityJob) -> dict[int, SensitivityMap]:
     for seed in range(first, first + job.sensitivity.heads):
         measuring = job.sensitivity.model_copy(update={"head_seed": seed})
         maps[seed] = chain.sensitivity(chain.measure_plan(job.method, measuring))
-        print(f"map through head {seed}: {chain.store.path(chain.manifests['sensitivity'])}")
+        print(f"map through head {seed}: {chain.store.location(chain.manifests['sensitivity'])}")
     return maps
 
 
